@@ -1,0 +1,286 @@
+"""Writes tiny random models and what mlx-lm computes with them. Architectures are entries of tiny_archs.py.
+
+Weights depend only on (seed, weights' name, parameter path, shape), so an architecture can be written alone. Norm weights are
+not 1, biases are not 0, router logits are well separated, windows are shorter than the prompt, RoPE scaling bites within the
+first ten positions: a loader that ignores any of them gives other logits.
+
+Reference values are float32 throughout: stored bfloat16 or float16 values (quantization scales too) are widened first.
+"""
+import contextlib
+import copy
+import io
+import json
+import math
+import os
+import re
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Optional
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm import utils
+from mlx_lm.generate import generate_step
+from mlx_lm.models.cache import make_prompt_cache
+
+SEED = int(os.environ.get("FIXTURE_SEED", "20260101"))
+V = 128
+PROMPT = [3, 17, 92, 41, 8, 77, 110]
+DECODE = [5, 17, 42]
+if "FIXTURE_SEED" in os.environ:  # another seed draws other tokens, too
+    _draw = np.random.default_rng(SEED)
+    PROMPT, DECODE = (_draw.integers(3, V, n).tolist() for n in (7, 3))
+GREEDY = 6
+
+
+@dataclass
+class Arch:
+    """One tiny model."""
+
+    config: dict
+    """config.json as published, with tiny numbers."""
+    weights: str
+    """Whose weights it takes; entries that differ in configuration alone share them."""
+    dtype: mx.Dtype = mx.bfloat16
+    """How floating-point weights are stored."""
+    layout: Optional[Callable] = None
+    """function(weights, config) -> the same weights under published names; None: mlx-lm's names are the published ones."""
+    commit: tuple = ("",)
+    """Which twins (see TWINS) belong to the small committed set; "" is the plain model."""
+    chunks: bool = True
+    """Whether a prompt in two chunks must give the same logits (not where RoPE depends on the length so far)."""
+
+
+ARCHS: dict[str, Arch] = {}
+
+
+def arch(name, config, weights=None, **options):
+    ARCHS[name] = Arch(config, weights or name, **options)
+
+
+def base(model_type, cls, **keys):
+    """Keys that nearly every published decoder config has. A key given as `...` is left out."""
+    config = dict(
+        model_type=model_type, architectures=[cls], vocab_size=V, hidden_size=64, intermediate_size=96,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5,
+        max_position_embeddings=64, rope_theta=10000.0, hidden_act="silu", initializer_range=0.02,
+        attention_dropout=0.0, use_cache=True, bos_token_id=1, eos_token_id=2, torch_dtype="bfloat16",
+        tie_word_embeddings=False,
+    )
+    config.update(keys)
+    return {k: v for k, v in config.items() if v is not ...}
+
+
+# ---- weights ---------------------------------------------------------------------------------------
+
+
+def draw(config, tag, path, shape, owner):
+    g = np.random.default_rng([SEED, zlib.crc32(f"{tag}/{path}".encode())])
+    normal = lambda scale: (g.standard_normal(shape) * scale).astype(np.float32)
+    parent = path.split(".")[-2]
+    fan_in = 1.0 / math.sqrt(shape[-1])
+    if path.endswith("bias"):
+        return normal(0.2)
+    if len(shape) == 1:
+        return 1.0 + normal(0.2)
+    if isinstance(owner, nn.Embedding):
+        return normal(2.0 * fan_in if config["tie_word_embeddings"] else 1.0)
+    if parent in ("lm_head", "gate"):  # well separated logits, well separated routing
+        return normal(2.0 * fan_in)
+    return normal(fan_in)
+
+
+def build(a):
+    """The model of an entry, with its stored weights (`a.dtype`)."""
+    Model, Args = utils._get_classes(config=copy.deepcopy(a.config))
+    model = Model(Args.from_dict(copy.deepcopy(a.config)))
+    owners = dict(model.named_modules())
+    weights = {
+        path: mx.array(draw(a.config, a.weights, path, tuple(p.shape), owners[path.rsplit(".", 1)[0]])).astype(a.dtype)
+        for path, p in tree_flatten(model.parameters())
+    }
+    model.load_weights(list(model.sanitize(weights).items()), strict=True)
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def flat(model):
+    return dict(tree_flatten(model.parameters()))
+
+
+# ---- reference values ------------------------------------------------------------------------------
+
+
+def references(model, chunks=True):
+    """Values for reference.safetensors. Changes the model's floating-point parameters to float32."""
+    floating = lambda p: p.astype(mx.float32) if mx.issubdtype(p.dtype, mx.floating) else p
+    model.update(tree_map(floating, model.parameters()))
+    ids = mx.array([PROMPT])
+    cache = make_prompt_cache(model)
+    prefill = model(ids, cache=cache)
+    decode = mx.concatenate([model(mx.array([[t]]), cache=cache) for t in DECODE], axis=1)
+    greedy, margin = [], []
+    for (token, logprobs), _ in zip(generate_step(mx.array(PROMPT), model, max_tokens=GREEDY), range(GREEDY)):
+        second, first = np.sort(np.array(logprobs))[-2:]
+        greedy.append(int(token))
+        margin.append(float(first - second))
+    check(model, prefill, decode, chunks)
+    return {
+        "prompt": mx.array([PROMPT], mx.int32),
+        "decode_tokens": mx.array(DECODE, mx.int32),
+        "prefill": prefill,
+        "decode": decode,
+        "greedy": mx.array(greedy, mx.int32),
+        "margin": mx.array(margin, mx.float32),
+    }
+
+
+def check(model, prefill, decode, chunks):
+    """Refuses degenerate models, and references that contradict themselves."""
+    logits = np.array(mx.concatenate([prefill, decode], axis=1))[0]
+    if not np.isfinite(logits).all() or logits.std(-1).mean() < 0.05 or logits.std(0).mean() < 0.02:
+        raise RuntimeError("degenerate logits: choose another seed or larger weights")
+    if not chunks:
+        return
+    whole = model(mx.array([PROMPT + DECODE]))
+    cache = make_prompt_cache(model)
+    model(mx.array([PROMPT[:5]]), cache=cache)
+    mx.eval([c.state for c in cache])
+    rest = model(mx.array([PROMPT[5:]]), cache=cache)
+    for what, found, wanted in (("uncached", whole[:, -1], decode[:, -1]), ("chunked", rest, prefill[:, 5:])):
+        difference = mx.abs(found - wanted).max().item()
+        if difference > 2e-4:
+            raise RuntimeError(f"{what} logits differ by {difference:.1e}")
+
+
+# ---- quantized twins -------------------------------------------------------------------------------
+
+
+def quantized(a, mode="affine", bits=None, group=None, predicate=None):
+    """(model, config) of mlx-lm's own quantization."""
+    model = build(a)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return utils.quantize_model(model, copy.deepcopy(a.config), group, bits, mode, quant_predicate=predicate)
+
+
+def mixed(path, module):
+    """Bits and group size as mixed-precision recipes choose them: by place."""
+    if re.search(r"embed_tokens|lm_head", path):
+        return dict(group_size=64, bits=8)
+    if "v_proj" in path or "layers.0.mlp.down_proj" in path:
+        return dict(group_size=32, bits=6)
+    if "layers.1.self_attn" in path:
+        return False
+    return dict(group_size=32, bits=3 if "layers.1" in path else 4)
+
+
+@dataclass
+class Twin:
+    """Another checkpoint of the same model."""
+
+    make: Callable
+    """function(arch) -> (weights, config, model for the references)."""
+    applies: Callable = lambda a: True
+    shards: int = 1
+    strays: dict = field(default_factory=dict)
+    """Files beside the checkpoint that do not belong to it: name -> tensors."""
+
+
+def plain(a):
+    model = build(a)
+    return flat(model), a.config, model
+
+
+def published(a):
+    model = build(a)
+    weights = a.layout(flat(model), a.config)
+    back = model.sanitize(dict(weights))
+    if set(back) != set(flat(model)) or not all(mx.array_equal(back[k], v) for k, v in flat(model).items()):
+        raise RuntimeError("mlx-lm does not read the published layout back as the same model")
+    return weights, a.config, model
+
+
+def by_quantization(**options):
+    def make(a):
+        model, config = quantized(a, **options)
+        return flat(model), config, model
+
+    return make
+
+
+def bare_mixed(a):
+    """Bits and group sizes that only the tensors' shapes tell."""
+    model, _ = quantized(a, bits=4, group=32, predicate=mixed)
+    return flat(model), a.config, model
+
+
+def v5(a):
+    """The configuration as transformers 5 writes it: `rope_parameters`, `dtype`. (mlx-lm reads it for few architectures, so
+    the references come from the older spelling.)"""
+    weights, config, model = plain(a)
+    config = dict(config)
+    config["dtype"] = config.pop("torch_dtype")
+    scaling = dict(config.pop("rope_scaling", None) or {})
+    kind = scaling.pop("type", None) or scaling.pop("rope_type", "default")
+    config["rope_parameters"] = dict(scaling, rope_type=kind, rope_theta=config.pop("rope_theta"))
+    return weights, config, model
+
+
+TWINS = {
+    "": Twin(plain),
+    "hf": Twin(published, applies=lambda a: a.layout is not None),
+    "v5": Twin(v5, applies=lambda a: "rope_parameters" not in a.config),
+    "4bit": Twin(by_quantization(bits=4, group=32)),
+    "mxfp4": Twin(by_quantization(mode="mxfp4")),
+    "mxfp8": Twin(by_quantization(mode="mxfp8")),
+    "nvfp4": Twin(by_quantization(mode="nvfp4")),
+    "mixed": Twin(by_quantization(bits=4, group=32, predicate=mixed)),
+    "mixed-bare": Twin(bare_mixed),
+    "sharded": Twin(by_quantization(bits=4, group=32), shards=2, strays={"adapters.safetensors": {"model.layers.0.lora_a": mx.ones((4, 2))}}),
+    **{f"{bits}bit": Twin(by_quantization(bits=bits, group=32)) for bits in (2, 3, 5, 6, 8)},
+}
+
+
+# ---- files -----------------------------------------------------------------------------------------
+
+
+def save(folder, weights, shards):
+    """model.safetensors, or several files with an index."""
+    metadata = {"format": "mlx"}
+    if shards == 1:
+        mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata=metadata)
+        return
+    names = sorted(weights)
+    index = {}
+    for i in range(shards):
+        file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
+        part = {k: weights[k] for k in names[i::shards]}
+        mx.save_safetensors(str(folder / file), part, metadata=metadata)
+        index.update(dict.fromkeys(part, file))
+    total = sum(w.nbytes for w in weights.values())
+    text = json.dumps({"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))}, indent=1)
+    (folder / "model.safetensors.index.json").write_text(text + "\n")
+
+
+def write(name, a, twin, out, share=None):
+    """Writes one fixture folder. `share`: a fixture whose model.safetensors holds these very weights."""
+    folder = Path(out, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    weights, config, model = twin.make(a)
+    if share is not None:
+        stored = mx.load(str(Path(out, share, "model.safetensors")))
+        if set(stored) != set(weights) or not all(mx.array_equal(stored[k], w) for k, w in weights.items()):
+            raise RuntimeError(f"{name} has not the weights of {share}")
+        (folder / "model.safetensors").symlink_to(Path("..", share, "model.safetensors"))
+    else:
+        save(folder, weights, twin.shards)
+    for file, tensors in twin.strays.items():
+        mx.save_safetensors(str(folder / file), tensors)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    mx.save_safetensors(str(folder / "reference.safetensors"), references(model, a.chunks))
