@@ -3,12 +3,11 @@
 //! The crate `safetensors` wants the whole file in memory and says little about what is wrong; so the header is read here, by
 //! the same rules and some more: names are unique and printable, sizes fit MLX's 32-bit axes.
 
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     fmt,
-    fs::File,
     io::Read,
     path::Path,
 };
@@ -56,13 +55,8 @@ impl Header {
     /// # Errors
     /// [`Error::Io`], or [`Error::File`] with what is wrong and with which tensor.
     pub fn read(path: &Path) -> Result<Header> {
-        // Opening a pipe would wait for a writer, and a device may never end.
-        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        if !meta.is_file() {
-            return Err(Error::file(path, "is not a file"));
-        }
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        Header::from_reader(file, meta.len(), path)
+        let (file, len) = file::open(path)?;
+        Header::from_reader(file, len, path)
     }
 
     /// Checks the header of a file of `file_len` bytes that begins as `reader` does. `path` is for messages.

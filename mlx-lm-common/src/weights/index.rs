@@ -4,7 +4,7 @@
 //! Without one, `model.safetensors`, or else every `model*.safetensors`, or else every `*.safetensors` that is no adapter.
 
 use super::header::Header;
-use crate::{Error, Result, config::json};
+use crate::{Error, Result, file};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,7 +62,7 @@ impl Shards {
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        let bytes = json::read_bytes(&index, MAX_INDEX)?;
+        let bytes = file::read(&index, MAX_INDEX)?;
         let bad = |what: String| Error::file(&index, what);
         let Index { weight_map } =
             serde_json::from_slice(&bytes).map_err(|e| bad(format!("is no index of tensors: {e}")))?;

@@ -1,0 +1,33 @@
+//! One short file for each family of architectures; [`MODELS`] is the whole registry.
+
+mod llama;
+mod qwen3;
+
+use mlx_lm_common::model::{Architecture, LanguageModel};
+use mlx_lm_common::{Config, Result, weights::Checkpoint, weights::Weights};
+
+/// Every architecture of this crate.
+pub const MODELS: &[Architecture] = &[
+    Architecture { model_type: "llama", remap, load: |c, w| boxed(llama::load(c, w)) },
+    Architecture { model_type: "mistral", remap, load: |c, w| boxed(llama::load(c, w)) },
+    Architecture { model_type: "qwen2", remap, load: |c, w| boxed(llama::load(c, w)) },
+    Architecture { model_type: "qwen3", remap, load: |c, w| boxed(qwen3::load(c, w)) },
+    Architecture { model_type: "qwen3_moe", remap: qwen3::remap, load: |c, w| boxed(qwen3::load(c, w)) },
+    Architecture { model_type: "smollm3", remap, load: |c, w| boxed(llama::load(c, w)) },
+];
+
+fn boxed<M: LanguageModel + 'static>(model: Result<M>) -> Result<Box<dyn LanguageModel>> {
+    Ok(Box::new(model?))
+}
+
+/// What every published layout of these families needs: tables of old exporters go, and a head that is tied anyway.
+fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
+    let tied = config.get("tie_word_embeddings")?.unwrap_or(false);
+    checkpoint.ignore(|name| name.ends_with("rotary_emb.inv_freq") || (tied && name.starts_with("lm_head.")));
+    Ok(())
+}
+
+/// Whether the head shares the embedding's matrix: what the configuration says, or else whether the checkpoint lacks a head.
+fn tied(config: &Config, w: &Weights) -> Result<bool> {
+    Ok(config.get("tie_word_embeddings")?.unwrap_or_else(|| !w.has("lm_head.weight")))
+}

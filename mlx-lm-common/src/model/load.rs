@@ -1,0 +1,52 @@
+//! From a folder or a file to a model.
+
+use super::{LanguageModel, Registry};
+use crate::{
+    Backend, Config, Result,
+    raw::{self, Device},
+    weights::{self, LoadProgress, Weights},
+};
+use mlx_rs::Dtype;
+use std::path::Path;
+
+/// How to load a model. The default is right for most.
+#[derive(Clone, Default)]
+pub struct LoadOptions {
+    /// Where to run; a GPU if there is one, by default.
+    pub device: Option<Device>,
+    /// What to compute in; see [`Backend::new`] for the default.
+    pub dtype: Option<Dtype>,
+    /// Called while weights are read.
+    pub on_progress: Option<LoadProgress>,
+}
+
+/// A model and its configuration.
+pub struct LoadedModel {
+    /// Ready to run on the thread that loaded it.
+    pub model: Box<dyn LanguageModel>,
+    /// Normalized.
+    pub config: Config,
+    /// Bytes of the checkpoint's tensors.
+    pub file_bytes: u64,
+}
+
+/// Loads the model at `path`, a folder in the Hugging Face layout or a GGUF file, for use on this thread, whose default device it
+/// sets.
+///
+/// # Errors
+/// Whatever is wrong with the files, named; [`Error::UnknownModel`](crate::Error::UnknownModel) for an architecture that the
+/// registry lacks.
+pub fn load_model(path: &Path, registry: &Registry, options: &LoadOptions) -> Result<LoadedModel> {
+    raw::init();
+    let (config, mut checkpoint) = weights::open(path)?;
+    let architecture = registry.get(&config.model_type)?;
+    (architecture.remap)(&mut checkpoint, &config)?;
+    let stored = checkpoint.float_type().unwrap_or(Dtype::Float32);
+    let backend = Backend::new(options.device, options.dtype, stored);
+    raw::set_default_device(backend.device);
+    let file_bytes = checkpoint.bytes();
+    let weights = Weights::new(checkpoint, backend, options.on_progress.clone());
+    let model = (architecture.load)(&config, &weights)?;
+    weights.finish()?;
+    Ok(LoadedModel { model, config, file_bytes })
+}

@@ -1,0 +1,59 @@
+//! Normalization over the last axis.
+
+use crate::{Result, weights::Weights};
+use mlx_lm_kernels as kernels;
+use mlx_rs::{Array, fast};
+
+/// A normalization and its weights.
+#[derive(Clone, Debug)]
+pub enum Norm {
+    /// x / rms(x) · weight (arXiv 1910.07467), computed in float32.
+    Rms {
+        /// [D]
+        weight: Array,
+        /// Added to the mean square.
+        eps: f32,
+        /// Whether the CPU kernels may compute it.
+        fused: bool,
+    },
+    /// (x - mean) / deviation · weight + bias (arXiv 1607.06450).
+    Layer {
+        /// [D]; all ones if absent.
+        weight: Option<Array>,
+        /// [D]
+        bias: Option<Array>,
+        /// Added to the variance.
+        eps: f32,
+    },
+}
+
+impl Norm {
+    /// Loads `weight` [dim] of this view as an RMS norm.
+    pub fn rms(w: &Weights, dim: i32, eps: f32) -> Result<Norm> {
+        Ok(Norm::Rms { weight: w.tensor("weight", &[dim])?, eps, fused: w.backend().kernels })
+    }
+
+    /// Loads `weight` and `bias` [dim] of this view, as far as they are there, as a layer norm.
+    pub fn layer(w: &Weights, dim: i32, eps: f32) -> Result<Norm> {
+        Ok(Norm::Layer { weight: w.tensor_opt("weight", &[dim])?, bias: w.tensor_opt("bias", &[dim])?, eps })
+    }
+
+    /// [.., D] to [.., D].
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        Ok(match self {
+            Norm::Rms { weight, eps, fused: true } => {
+                kernels::rms_norm(x, kernels::Norm { weight, eps: *eps })?
+            },
+            Norm::Rms { weight, eps, .. } => fast::rms_norm(x, Some(weight), *eps)?,
+            Norm::Layer { weight, bias, eps } => fast::layer_norm(x, weight.as_ref(), bias.as_ref(), *eps)?,
+        })
+    }
+
+    /// The norm as the CPU kernels take it, if they do.
+    pub(crate) fn kernel(&self) -> Option<kernels::Norm<'_>> {
+        match self {
+            Norm::Rms { weight, eps, fused: true } => Some(kernels::Norm { weight, eps: *eps }),
+            _ => None,
+        }
+    }
+}

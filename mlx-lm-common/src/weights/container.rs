@@ -1,0 +1,76 @@
+//! Opens a checkpoint, whatever container it is in.
+
+use super::{Checkpoint, CheckpointFile, Stored, Tensor, header::DType, header::TensorInfo, index::Shards};
+use crate::{Config, Error, Result, gguf::Gguf};
+use mlx_rs::Dtype;
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+/// Reads configuration and headers of `model`: a folder in the Hugging Face layout, or a GGUF file. No tensor is read.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::File`] or [`Error::Tensor`] for what is missing or damaged, [`Error::Config`] for a bad configuration.
+pub fn open(model: &Path) -> Result<(Config, Checkpoint)> {
+    if model.is_dir() {
+        return Ok((Config::from_dir(model)?, open_folder(model)?));
+    }
+    match model.extension().and_then(|e| e.to_str()) {
+        Some("gguf") => open_gguf(model),
+        _ if !model.exists() => {
+            Err(Error::file(model, "does not exist; name a folder with config.json and *.safetensors, or a .gguf file"))
+        }
+        _ => Err(Error::file(model, "is neither a folder with config.json and *.safetensors nor a .gguf file")),
+    }
+}
+
+/// The safetensors files of a folder.
+fn open_folder(folder: &Path) -> Result<Checkpoint> {
+    let mut tensors = BTreeMap::new();
+    for (path, header) in Shards::find(folder)?.headers()? {
+        let file = Arc::new(CheckpointFile::open(&path)?);
+        for (name, info) in header.tensors {
+            let tensor = stored(&file, &name, info)?;
+            tensors.insert(name, Tensor::Plain(tensor));
+        }
+    }
+    Ok(Checkpoint::new(tensors))
+}
+
+/// All tensors of one safetensors file, with the file's metadata.
+pub(crate) fn open_file(path: &Path) -> Result<(BTreeMap<String, Stored>, BTreeMap<String, String>)> {
+    let header = super::header::Header::read(path)?;
+    let file = Arc::new(CheckpointFile::open(path)?);
+    let tensors = header.tensors.into_iter().map(|(name, info)| {
+        let tensor = stored(&file, &name, info)?;
+        Ok((name, tensor))
+    });
+    Ok((tensors.collect::<Result<_>>()?, header.metadata))
+}
+
+fn stored(file: &Arc<CheckpointFile>, name: &str, info: TensorInfo) -> Result<Stored> {
+    let part_bytes = usize::try_from(info.len).map_err(|_| Error::tensor(name, "too large for this computer"))?;
+    let dtype = match info.dtype {
+        DType::BOOL => Dtype::Bool,
+        // 8-bit floats are scales or codes; what they mean is for the quantized operations.
+        DType::U8 | DType::F8_E4M3 | DType::F8_E5M2 | DType::F8_E8M0 => Dtype::Uint8,
+        DType::I8 => Dtype::Int8,
+        DType::U16 => Dtype::Uint16,
+        DType::I16 => Dtype::Int16,
+        DType::U32 => Dtype::Uint32,
+        DType::I32 => Dtype::Int32,
+        DType::U64 => Dtype::Uint64,
+        DType::I64 => Dtype::Int64,
+        DType::F16 => Dtype::Float16,
+        DType::BF16 => Dtype::Bfloat16,
+        DType::F32 => Dtype::Float32,
+        DType::F64 => Dtype::Float64,
+        other => return Err(Error::tensor(name, format!("elements of type {other:?} are not supported"))),
+    };
+    Ok(Stored { parts: vec![(file.clone(), info.offset)], part_bytes, dtype, shape: info.shape })
+}
+
+fn open_gguf(path: &Path) -> Result<(Config, Checkpoint)> {
+    let gguf = Gguf::open(path)?;
+    let config = Config::from_json(gguf.config()?)?;
+    let tensors = gguf.tensors()?.into_iter().map(|t| (t.name().to_string(), Tensor::Gguf(t)));
+    Ok((config, Checkpoint::new(tensors.collect())))
+}

@@ -1,0 +1,140 @@
+//! A scoped, shape-checked view of a checkpoint, whatever holds it.
+//!
+//! Architectures are built from [`Weights`]; nothing is ever left at random. Every request declares the shape that the
+//! configuration implies, so a wrong file is an error that names the tensor, and quantization is read off the shapes.
+
+mod checkpoint;
+mod container;
+pub mod header;
+pub mod index;
+mod matrix;
+mod stored;
+
+pub use checkpoint::{Checkpoint, Loaded, Tensor};
+pub use container::open;
+pub(crate) use container::open_file;
+pub use matrix::{Matrix, Packed};
+pub use stored::{CheckpointFile, Stored};
+
+use crate::{Backend, Error, Progress, Result, raw::Arena, raw::Device};
+use mlx_rs::{Array, Dtype};
+use std::{cell::Cell, cell::RefCell, fmt::Display, rc::Rc, sync::Arc};
+
+/// Called with progress while tensors are read.
+pub type LoadProgress = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// A cursor into a checkpoint: `w.pp("layers").pp(3)` sees `layers.3.…`. Tensors are read when they are asked for, once.
+#[derive(Clone)]
+pub struct Weights {
+    store: Rc<Store>,
+    prefix: String,
+}
+
+struct Store {
+    checkpoint: RefCell<Checkpoint>,
+    arena: Arena,
+    backend: Backend,
+    total: u64,
+    done: Cell<u64>,
+    on_progress: Option<LoadProgress>,
+}
+
+impl Weights {
+    /// A view of all of `checkpoint`.
+    pub fn new(checkpoint: Checkpoint, backend: Backend, on_progress: Option<LoadProgress>) -> Weights {
+        let total = checkpoint.bytes();
+        // On the CPU the weights stay where they are read to; a GPU's MLX copies them.
+        let capacity = match backend.device {
+            Device::Cpu => checkpoint.memory_bytes(backend.compute),
+            Device::Gpu => 0,
+        };
+        let store = Store {
+            checkpoint: RefCell::new(checkpoint),
+            arena: Arena::new(capacity),
+            backend,
+            total,
+            done: Cell::new(0),
+            on_progress,
+        };
+        Weights { store: Rc::new(store), prefix: String::new() }
+    }
+
+    /// The view below `segment`.
+    pub fn pp(&self, segment: impl Display) -> Weights {
+        Weights { store: self.store.clone(), prefix: self.path(segment) }
+    }
+
+    /// The full name of a tensor of this view.
+    pub fn path(&self, name: impl Display) -> String {
+        if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// Whether this view has a tensor of that name (and nobody took it yet).
+    pub fn has(&self, name: &str) -> bool {
+        self.store.checkpoint.borrow().contains(&self.path(name))
+    }
+
+    /// The policy that blocks are built for.
+    pub fn backend(&self) -> Backend {
+        self.store.backend
+    }
+
+    /// A tensor of exactly this shape; floats come in the compute type.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::Shape`], or [`Error::Io`].
+    pub fn tensor(&self, name: &str, shape: &[i32]) -> Result<Array> {
+        self.tensor_in(name, shape, self.store.backend.compute)
+    }
+
+    /// As [`Weights::tensor`], in a type of the block's choice: for what must stay float32 whatever the rest computes in.
+    pub fn tensor_in(&self, name: &str, shape: &[i32], dtype: Dtype) -> Result<Array> {
+        let array = self.take(name, Some(dtype))?.plain(&self.path(name))?;
+        self.expect(name, array, shape)
+    }
+
+    /// As [`Weights::tensor`], or nothing if the checkpoint has no such tensor.
+    pub fn tensor_opt(&self, name: &str, shape: &[i32]) -> Result<Option<Array>> {
+        self.has(name).then(|| self.tensor(name, shape)).transpose()
+    }
+
+    /// The matrix `weight` of this view [.., out, in]: dense, or packed with its `scales` and `biases`. Everything comes in the
+    /// types that are stored, except that dense floats become `dense` if that is given.
+    pub fn matrix(&self, shape: &[i32], dense: Option<Dtype>) -> Result<Matrix> {
+        let whole = self.take("weight", dense)?;
+        if let Loaded::Packed(_) = whole {
+            return whole.packed(&self.prefix, shape).map(Matrix::Packed);
+        }
+        let weight = whole.plain(&self.path("weight"))?;
+        if !self.has("scales") {
+            return self.expect("weight", weight, shape).map(Matrix::Dense);
+        }
+        let part = |name: &str| self.take(name, None)?.plain(&self.path(name));
+        let biases = self.has("biases").then(|| part("biases")).transpose()?;
+        Packed::new(&self.prefix, shape, weight, part("scales")?, biases).map(Matrix::Packed)
+    }
+
+    /// Fails if the checkpoint has tensors that nobody asked for.
+    pub fn finish(&self) -> Result<()> {
+        let left: Vec<String> = self.store.checkpoint.borrow().iter().map(|(name, _)| name.to_string()).collect();
+        if left.is_empty() { Ok(()) } else { Err(Error::SurplusTensors(left)) }
+    }
+
+    fn expect(&self, name: &str, array: Array, shape: &[i32]) -> Result<Array> {
+        if array.shape() == shape {
+            return Ok(array);
+        }
+        Err(Error::Shape { name: self.path(name), found: array.shape().to_vec(), wanted: shape.to_vec() })
+    }
+
+    fn take(&self, name: &str, dtype: Option<Dtype>) -> Result<Loaded> {
+        let (store, path) = (&self.store, self.path(name));
+        let tensor = store.checkpoint.borrow_mut().take(&path).ok_or_else(|| Error::MissingTensor(path.clone()))?;
+        let loaded = tensor.load(&store.arena, dtype)?;
+        store.done.set(store.done.get() + tensor.bytes());
+        if let Some(report) = &store.on_progress {
+            report(Progress { what: "weights".into(), done: store.done.get(), total: store.total });
+        }
+        Ok(loaded)
+    }
+}
