@@ -1,0 +1,105 @@
+//! GGUF: a checkpoint, its tokenizer and its configuration in one file.
+//!
+//! [`Gguf::open`] reads and checks the header: metadata and the list of tensors. [`Gguf::config`] is the metadata in the words of a
+//! `config.json`, [`Gguf::tensors`] are the tensors under their published names and in the published row order, and
+//! [`GgufTensor::read_into`] turns the blocks of one into what MLX computes with. The file is never read or mapped as a whole.
+//!
+//! The container is described at <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+mod config;
+mod f16;
+mod header;
+mod metadata;
+mod names;
+mod reader;
+mod source;
+mod tensor;
+mod types;
+mod unpack;
+
+pub use metadata::{Field, List, Metadata, Strings, Value};
+pub use tensor::{Element, GgufTensor, Kind, Output, Read};
+
+use crate::{Error, Result};
+use header::TensorInfo;
+use source::Source;
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+/// An open GGUF file whose header has been read and checked.
+#[derive(Clone, Debug)]
+pub struct Gguf {
+    source: Arc<Source>,
+    metadata: Metadata,
+    infos: Vec<TensorInfo>,
+}
+
+impl Gguf {
+    /// Reads the header of a GGUF file of version 2 or 3, little-endian.
+    ///
+    /// Every count and length is checked against the size of the file before memory is set aside for it, and every tensor lies inside
+    /// the file, aligned and apart from the others.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::File`] for a damaged or foreign file, [`Error::Tensor`] for a tensor that cannot be where or
+    /// what it claims, [`Error::Config`] for a bad `general.alignment`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
+        let source = Source::open(path.as_ref())?;
+        let (metadata, infos) = header::read(&source)?;
+        Ok(Gguf { source: Arc::new(source), metadata, infos })
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        self.source.path()
+    }
+
+    /// The key-value pairs of the header, `tokenizer.ggml.*` among them.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The metadata as a Hugging Face `config.json` has it.
+    ///
+    /// `rope_freqs.weight` (one divisor for each rotary frequency, which is how converters store Llama 3's scaling) becomes
+    /// `"rope_scaling": {"rope_type": "freq_factors", "factors": [f_0, …]}` with `inv_freq_i = rope_theta^(-2i / head_dim) / f_i`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an architecture that is not supported, or a key that is missing or implausible;
+    /// [`Error::Tensor`], [`Error::Shape`] or [`Error::MissingTensor`] where a tensor says what the metadata do not.
+    pub fn config(&self) -> Result<serde_json::Value> {
+        config::config(self)
+    }
+
+    /// All tensors of the model under their published names (`model.layers.3.self_attn.q_proj.weight`). A name that is not in the
+    /// architecture's table passes through. `rope_freqs.weight` is left out: it is part of [`Gguf::config`].
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an architecture that is not supported, a file that is one of several, or bad head counts;
+    /// [`Error::Tensor`] for an element type without an equal in MLX or a name that occurs twice; [`Error::Shape`] for query
+    /// or key projections that do not have the rows of their heads.
+    pub fn tensors(&self) -> Result<Vec<GgufTensor>> {
+        let architecture = config::architecture(self)?;
+        let heads = config::Heads::read(self, architecture)?;
+        let mut seen = BTreeSet::new();
+        let mut tensors = Vec::with_capacity(self.infos.len());
+        for info in self.infos.iter().filter(|info| info.name != names::ROPE_FREQS) {
+            let name = names::published(&info.name);
+            if !seen.insert(name.clone()) {
+                return Err(Error::tensor(&info.name, format!("another tensor of the file is `{name}` too")));
+            }
+            // Converters interleave the two halves of each head of Llama's queries and keys; other architectures keep them.
+            let rows = (architecture == "llama").then(|| names::rotary_heads(&info.name, &heads)).flatten();
+            tensors.push(GgufTensor::new(
+                &self.source,
+                info,
+                name,
+                rows.map(|heads_here| (heads_here, heads.dim)),
+            )?);
+        }
+        Ok(tensors)
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.infos.iter().find(|info| info.name == name)
+    }
+}
