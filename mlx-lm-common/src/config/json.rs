@@ -1,10 +1,10 @@
 //! JSON as people and Python write it: strict JSON first, and what strict JSON refuses is read as JSON5 (comments, trailing
 //! commas, bare `Infinity` and `NaN`). As in Python, the last of equal keys wins.
 
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value, json};
-use std::{fs::File, io::Read, path::Path};
+use std::path::Path;
 
 /// The largest configuration that is read, in bytes.
 pub const MAX_BYTES: u64 = 16 << 20;
@@ -20,7 +20,7 @@ const FLOAT: &str = "__float__";
 /// # Errors
 /// [`Error::Io`], or [`Error::File`] if it is too large or not JSON.
 pub fn read(path: &Path) -> Result<Value> {
-    parse(&read_bytes(path, MAX_BYTES)?).map_err(|what| Error::file(path, what))
+    parse(&file::read(path, MAX_BYTES)?).map_err(|what| Error::file(path, what))
 }
 
 /// As [`read`], or `None` if there is no such file.
@@ -46,24 +46,6 @@ pub fn parse(bytes: &[u8]) -> Result<Value, String> {
         Ok(Root(value)) => Ok(value),
         Err(relaxed) => Err(format!("is neither JSON ({strict}) nor JSON5 ({relaxed})")),
     }
-}
-
-/// Reads a regular file of at most `limit` bytes.
-pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let too_large =
-        |len| Error::file(path, format!("has {len} bytes, more than the {limit} that such a file may have"));
-    // Opening a pipe would wait for a writer, and a device may never end.
-    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if !meta.is_file() {
-        return Err(Error::file(path, "is not a file"));
-    }
-    if meta.len() > limit {
-        return Err(too_large(meta.len()));
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-    if bytes.len() as u64 > limit { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
 /// A number that JSON may lack.
