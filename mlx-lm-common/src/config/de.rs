@@ -103,8 +103,11 @@ fn step(value: Option<&Value>, index: impl Index) -> Option<&Value> {
     value?.get(index)
 }
 
+/// The path of an inner key (`a.b`) or element (`a[0]`).
 fn join(path: &str, segment: impl fmt::Display) -> String {
-    if path.is_empty() { segment.to_string() } else { format!("{path}.{segment}") }
+    let segment = segment.to_string();
+    let dot = if path.is_empty() || segment.starts_with('[') { "" } else { "." };
+    format!("{path}{dot}{segment}")
 }
 
 /// Why a value does not fit.
