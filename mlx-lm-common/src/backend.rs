@@ -16,13 +16,14 @@ pub struct Backend {
 
 impl Backend {
     /// The policy for `device` (a GPU if there is one, by default) and `dtype`. On a GPU the default is `stored`, the
-    /// checkpoint's own type; on the CPU it is float32, since MLX's half-precision CPU code is slow and inaccurate.
-    pub fn new(device: Option<Device>, dtype: Option<Dtype>, stored: Dtype) -> Backend {
+    /// checkpoint's own type; on the CPU it is float32, since MLX's half-precision CPU code is slow and inaccurate. Without
+    /// `kernels`, MLX's own operations do everything.
+    pub fn new(device: Option<Device>, dtype: Option<Dtype>, stored: Dtype, kernels: bool) -> Backend {
         let device = device.unwrap_or(if raw::gpu_available() { Device::Gpu } else { Device::Cpu });
         let compute = dtype.unwrap_or(match device {
             Device::Cpu => Dtype::Float32,
             Device::Gpu => stored,
         });
-        Backend { device, compute, kernels: device == Device::Cpu && mlx_lm_kernels::available() }
+        Backend { device, compute, kernels: kernels && device == Device::Cpu && mlx_lm_kernels::available() }
     }
 }

@@ -16,6 +16,8 @@ pub struct LoadOptions {
     pub device: Option<Device>,
     /// What to compute in; see [`Backend::new`] for the default.
     pub dtype: Option<Dtype>,
+    /// Leaves everything to MLX's own operations, where fused CPU kernels would do it.
+    pub without_kernels: bool,
     /// Called while weights are read.
     pub on_progress: Option<LoadProgress>,
 }
@@ -42,7 +44,7 @@ pub fn load_model(path: &Path, registry: &Registry, options: &LoadOptions) -> Re
     let architecture = registry.get(&config.model_type)?;
     (architecture.remap)(&mut checkpoint, &config)?;
     let stored = checkpoint.float_type().unwrap_or(Dtype::Float32);
-    let backend = Backend::new(options.device, options.dtype, stored);
+    let backend = Backend::new(options.device, options.dtype, stored, !options.without_kernels);
     raw::set_default_device(backend.device);
     let file_bytes = checkpoint.bytes();
     let weights = Weights::new(checkpoint, backend, options.on_progress.clone());

@@ -1,0 +1,85 @@
+//! Fixtures: tiny models with what mlx-lm computes for them.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
+
+use mlx_llm::{
+    LoadOptions,
+    common::{
+        cache::{Cache, CachePolicy},
+        model::{LanguageModel, LoadedModel},
+        raw::Device,
+    },
+    load_local,
+};
+use mlx_rs::{Array, ops};
+use std::{collections::HashMap, fs, path::PathBuf};
+
+/// Every fixture's folder, in order of name.
+pub fn fixtures() -> Vec<PathBuf> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+    let mut all: Vec<_> = fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    all.sort();
+    assert!(all.len() > 20, "the fixtures are missing");
+    all
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
+}
+
+pub fn load(folder: &PathBuf, without_kernels: bool) -> LoadedModel {
+    let options = LoadOptions { device: Some(Device::Cpu), without_kernels, ..Default::default() };
+    load_local(folder, &options).unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+}
+
+/// Runs `f` on every fixture, with and without kernels, and reports all that fail.
+pub fn for_all(f: impl Fn(&str, LoadedModel) -> Result<(), String>) {
+    let mut failed = Vec::new();
+    for folder in fixtures() {
+        for without_kernels in [false, true] {
+            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+            let name = if without_kernels { format!("{name} without kernels") } else { name };
+            if let Err(why) = f(&name, load(&folder, without_kernels)) {
+                failed.push(format!("{name}: {why}"));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+pub struct Reference(HashMap<String, Array>);
+
+impl Reference {
+    pub fn of(name: &str) -> Reference {
+        let name = name.strip_suffix(" without kernels").unwrap_or(name);
+        Reference(Array::load_safetensors(fixture(name).join("reference.safetensors")).unwrap())
+    }
+
+    pub fn array(&self, name: &str) -> &Array {
+        &self.0[name]
+    }
+
+    pub fn tokens(&self, name: &str) -> Vec<u32> {
+        self.0[name].reshape(&[-1]).unwrap().to_vec_cast::<u32>().unwrap()
+    }
+}
+
+pub fn cache(model: &dyn LanguageModel) -> Cache {
+    Cache::new(&model.cache_specs(), &CachePolicy::default()).unwrap()
+}
+
+pub fn ids(tokens: &[u32]) -> Array {
+    Array::from_slice(tokens, &[1, tokens.len() as i32])
+}
+
+/// The largest difference, in units of max(1, max |b|).
+pub fn distance(a: &Array, b: &Array) -> f32 {
+    assert_eq!(a.shape(), b.shape());
+    let most = |x: &Array| ops::max(ops::abs(x).unwrap(), None).unwrap().item_cast::<f32>();
+    let (difference, scale) = (most(&a.subtract(b).unwrap()), most(b).max(1.0));
+    difference / scale
+}
+
+pub fn near(a: &Array, b: &Array, what: &str) -> Result<(), String> {
+    let d = distance(a, b);
+    if d <= 1e-4 { Ok(()) } else { Err(format!("{what} differs by {d:.1e} of the largest logit")) }
+}
