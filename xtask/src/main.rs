@@ -3,21 +3,26 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod cache;
+mod ci;
 mod demo;
 mod fetch;
 mod fixtures;
+mod models;
 mod process;
 mod python;
 mod real;
+mod test;
+mod vocab;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-#[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about, long_about = None, after_help = EXAMPLES)]
 /// Set-up, tests, fixtures and benchmarks of this workspace
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -25,12 +30,17 @@ struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask demo                              chat with a small real model (98 MB, fetched once)
-  cargo xtask demo -- --temp 0 --max-tokens 64  the same, with options of llm-tool chat
-  cargo xtask fixtures --all --out /tmp/fixtures --seed 7
+  cargo xtask demo                                  chat with a small real model (98 MB, fetched once)
+  cargo xtask demo -- --temp 0 --max-tokens 64      the same, with options of `llm-tool chat`
+  cargo xtask test                                  all tests; the last line counts them
+  cargo xtask ci                                    formatting, lints, documentation, licences and all tests
+  cargo xtask bench --quick                         a first idea of the speed beside mlx-lm and llama.cpp
+  cargo xtask bench --peers ours,llama.cpp --json   for a script
+  cargo xtask fixtures --all --out DIR --seed 7     parity fixtures with other weights
 
-What is fetched goes to $MLX_LM_CACHE, else $XDG_CACHE_HOME/mlx-lm, else ~/.cache/mlx-lm (macOS: ~/Library/Caches/mlx-lm), by
-way of `python3 -m pip download`, so pip's mirrors and proxies are used. Delete that folder to start afresh.";
+What is fetched or built for these goes to $MLX_LM_CACHE, else $XDG_CACHE_HOME/mlx-lm, else ~/.cache/mlx-lm (on macOS
+~/Library/Caches/mlx-lm). It comes by way of `python3 -m pip`, so pip's mirrors and proxies are used; nothing is installed
+outside that folder. Delete it to start afresh.";
 
 #[derive(Subcommand)]
 enum Task {
@@ -40,17 +50,32 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Write the parity fixtures with the reference implementation
-    Fixtures(fixtures::Arguments),
-    /// Compare a real model's logits with those of the reference implementation
+    /// Run all tests: of the workspace, of a crate that uses it, of real vocabularies and of a real model
+    Test,
+    /// Check formatting, lints, documentation and licences, then run all tests
+    Ci,
+    /// Measure this project beside mlx-lm and llama.cpp
+    Bench(bench::Arguments),
+    /// Compare a real model's logits with those of mlx-lm
     Real,
+    /// Compare tokenizers and chat templates with llama.cpp's vocabularies
+    Vocab,
+    /// Write the table of supported models into the README
+    Models(models::Arguments),
+    /// Write the parity fixtures with mlx-lm
+    Fixtures(fixtures::Arguments),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Demo { arguments } => demo::run(&arguments),
-        Task::Fixtures(arguments) => fixtures::run(&arguments),
+        Task::Test => test::run(),
+        Task::Ci => ci::run(),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Real => real::run(),
+        Task::Vocab => vocab::run(),
+        Task::Models(arguments) => models::run(&arguments),
+        Task::Fixtures(arguments) => fixtures::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

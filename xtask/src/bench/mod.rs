@@ -1,0 +1,80 @@
+//! `cargo xtask bench`: this project beside mlx-lm and llama.cpp, in one run and in turn, so that a busy or throttled machine
+//! slows all of them.
+
+mod engines;
+mod llama_cpp;
+mod models;
+mod report;
+
+use std::thread::available_parallelism;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use engines::{Engine, Figures, Programs};
+use models::Model;
+
+/// Options of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// One short run of the small model instead of medians
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON with every single run instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Whom to measure
+    #[arg(long, value_delimiter = ',', default_value = "ours,mlx-lm,llama.cpp", value_name = "NAMES")]
+    peers: Vec<Peer>,
+}
+
+/// Whose program is measured.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub(crate) enum Peer {
+    /// `llm-tool`, always measured
+    Ours,
+    /// The Python package, on the same version of MLX
+    MlxLm,
+    /// The C++ program, built for this machine
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+}
+
+/// What was measured for one model.
+struct Measured {
+    model: Model,
+    engines: Vec<(Engine, Vec<Figures>)>,
+}
+
+/// Measures and reports.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let programs = Programs::ready(&arguments.peers)?;
+    let cores = available_parallelism()?.get();
+    let mut models = vec![models::demo()?];
+    if arguments.quick {
+        models[0] = Model { prompt_tokens: 32, generated_tokens: 16, rounds: 1, ..models::demo()? };
+    } else {
+        models.push(models::random()?);
+    }
+    let mut measured = Vec::new();
+    for model in models {
+        let mut engines: Vec<_> =
+            Engine::all(&arguments.peers, &model, cores).into_iter().map(|e| (e, Vec::new())).collect();
+        for round in 1..=model.rounds {
+            for (engine, runs) in &mut engines {
+                eprintln!("  {}: round {round} of {}: {engine}", model.title, model.rounds);
+                runs.push(engine.run(&programs, &model)?);
+            }
+        }
+        measured.push(Measured { model, engines });
+    }
+    if arguments.json {
+        let models: Vec<Value> = measured.iter().map(report::json).collect();
+        println!("{}", json!({ "processor": report::processor(), "cores": cores, "models": models }));
+    } else {
+        println!("{}, {cores} cores", report::processor());
+        measured.iter().for_each(report::print);
+    }
+    Ok(())
+}
