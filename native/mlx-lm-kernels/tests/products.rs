@@ -19,7 +19,13 @@ fn all_forms_in_float32() {
             for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 37] {
                 let x = normal(&[rows, k], 2);
                 let y = multiply(&x, m.linear());
-                assert_close(&y, &m.reference(&x), CLOSE, &format!("{q:?} n {n} k {k} rows {rows}"));
+                // Relative to what results of normal rows are about: a single one may happen to be small.
+                let size = (m.unpacked().square().unwrap().sum(None).unwrap().item_exact::<f32>()
+                    * rows as f32)
+                    .sqrt();
+                let error =
+                    (&y - &m.reference(&x)).square().unwrap().sum(None).unwrap().item_exact::<f32>().sqrt();
+                assert!(error < CLOSE * size, "{q:?} n {n} k {k} rows {rows}: {:.1e}", error / size);
             }
         }
     }
@@ -63,11 +69,11 @@ fn half_precision_scales() {
     }
 }
 
-/// What rounding an exact result to the type leaves: 2^-9 and 2^-12 at most.
+/// What rounding an exact result to the type leaves at most: half a unit in the last place of 8 and 11 bits.
 fn rounding(dtype: Dtype) -> f32 {
     match dtype {
-        Dtype::Bfloat16 => 2e-3,
-        Dtype::Float16 => 3e-4,
+        Dtype::Bfloat16 => 2f32.powi(-8),
+        Dtype::Float16 => 2f32.powi(-11),
         _ => CLOSE,
     }
 }
