@@ -59,7 +59,11 @@ impl LlamaConfig {
         let heads = self.num_attention_heads;
         let kv_heads = self.num_key_value_heads.unwrap_or(heads);
         if heads % kv_heads != 0 {
-            return Err(Error::config("num_key_value_heads", kv_heads, format!("a divisor of {heads} heads")));
+            return Err(Error::config(
+                "num_key_value_heads",
+                kv_heads,
+                format!("a divisor of {heads} heads"),
+            ));
         }
         // Qwen2 has these biases always, and says nothing of them.
         let always = model_type == "qwen2";
@@ -78,8 +82,14 @@ impl LlamaConfig {
     fn head_dim(&self) -> Result<i32> {
         match self.head_dim {
             Some(d) => Ok(d),
-            None if self.hidden_size % self.num_attention_heads == 0 => Ok(self.hidden_size / self.num_attention_heads),
-            None => Err(Error::config("head_dim", "nothing", "a value, as hidden_size is no multiple of the heads")),
+            None if self.hidden_size % self.num_attention_heads == 0 => {
+                Ok(self.hidden_size / self.num_attention_heads)
+            }
+            None => Err(Error::config(
+                "head_dim",
+                "nothing",
+                "a value, as hidden_size is no multiple of the heads",
+            )),
         }
     }
 
@@ -134,7 +144,8 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<LlamaLayer>> 
     let c: LlamaConfig = config.parse()?;
     let kinds: LayersConfig = config.parse()?;
     let (m, dim, eps) = (w.pp("model"), c.hidden_size, c.rms_norm_eps);
-    let (full, sliding) = (c.rope(config, Some("full_attention"))?, c.rope(config, Some("sliding_attention"))?);
+    let (full, sliding) =
+        (c.rope(config, Some("full_attention"))?, c.rope(config, Some("sliding_attention"))?);
     let model_type = config.model_type.as_str();
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,

@@ -16,7 +16,8 @@ use std::{collections::HashMap, fs, path::PathBuf};
 /// Every fixture's folder, in order of name.
 pub fn fixtures() -> Vec<PathBuf> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
-    let mut all: Vec<_> = fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    let mut all: Vec<_> =
+        fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     all.sort();
     assert!(all.len() > 20, "the fixtures are missing");
     all
