@@ -9,6 +9,7 @@ an error is one message on stdout and exit status 1.
 """
 import fnmatch
 import hashlib
+import logging
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,19 @@ def locate(name, version, kind):
     return session, best and best.link
 
 
+class Reasons(logging.Handler):
+    """Why pip could not read an index; it says so only at the level of debug messages."""
+
+    def __init__(self):
+        super().__init__(logging.DEBUG)
+        self.seen = []
+
+    def emit(self, record):
+        message = record.getMessage()
+        if message.startswith("Could not fetch URL"):
+            self.seen.append(message.split(": ", 1)[-1].removesuffix(" - skipping"))
+
+
 def stream(session, link, out, label):
     response = session.get(link.url_without_fragment, headers={"Accept-Encoding": "identity"}, stream=True)
     response.raise_for_status()
@@ -65,6 +79,10 @@ def download(name, version, kind, folder):
     """The archive, in `folder`."""
     label = f"{name} {version}"
     progress(f"{label}: looking it up")
+    reasons = Reasons()
+    logger = logging.getLogger("pip._internal.index.collector")
+    logger.addHandler(reasons)
+    logger.setLevel(logging.DEBUG)
     try:
         session, link = locate(name, version, kind)
     except (ImportError, AttributeError, TypeError):  # a pip with other internals: ask its command line
@@ -76,7 +94,7 @@ def download(name, version, kind, folder):
     if link is None:
         raise Failure(
             f"pip found no {kind} of {label}. Is the network (or the mirror that `python3 -m pip config list` names) "
-            f"reachable, and does it carry the package?"
+            f"reachable, and does it carry the package?" + "".join(f"\n  {r}" for r in reasons.seen)
         )
     out = Path(folder, PurePosixPath(link.filename).name)
     try:
