@@ -103,7 +103,7 @@ fn pack_four(x: u64) -> [u8; 4] {
 fn pack_five(x: u64) -> [u8; 5] {
     let x = x & 0x001f_001f_001f_001f | (x & 0x1f00_1f00_1f00_1f00) >> 3;
     let x = x & 0x0000_03ff_0000_03ff | (x & 0x03ff_0000_03ff_0000) >> 6;
-    let x = x & 0x000f_ffff | x >> 12;
+    let x = x & 0x0000_0000_000f_ffff | (x & 0x000f_ffff_0000_0000) >> 12;
     let [a, b, c, d, e, ..] = x.to_le_bytes();
     [a, b, c, d, e]
 }
