@@ -1,6 +1,10 @@
 //! The two rewrites that bring every published layout into one: see [`Config::from_json`](super::Config::from_json).
 
-use super::{de::render, json::tagged_float, present};
+use super::{
+    de::{from_value, render},
+    json::tagged_float,
+    present,
+};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 
@@ -9,6 +13,9 @@ pub(super) const TEXT_PARTS: [&str; 3] = ["language_config", "llm_config", "text
 
 /// Where the `model_type` of the larger model is kept.
 pub(super) const WRAPPER: &str = "wrapper_model_type";
+
+/// The base of layers that see a window only, as Gemma 3 has it beside `rope_theta`.
+const LOCAL_BASE: &str = "rope_local_base_freq";
 
 /// Lifts the text part to the top, however deep it lies.
 pub(super) fn lift_text(config: &mut Map<String, Value>) -> Result<()> {
@@ -36,7 +43,7 @@ pub(super) fn lift_text(config: &mut Map<String, Value>) -> Result<()> {
 /// Makes `rope_scaling`, `rope_parameters`, `rope_theta` and `rope_local_base_freq` one.
 pub(super) fn unify_rope(config: &mut Map<String, Value>) -> Result<()> {
     let mut take =
-        |key: &str| config.shift_remove(key).map_or(Ok(Map::new()), |v| object(key, v)).and_then(name_types);
+        |key: &str| config.shift_remove(key).map_or(Ok(Map::new()), |v| object(key, v)).map(name_types);
     let (scaling, parameters) = (take("rope_scaling")?, take("rope_parameters")?);
     // transformers 5 lets the older key win; the newer one may still hold the base.
     let mut rope = match (is_keyed(&scaling), is_keyed(&parameters)) {
@@ -48,7 +55,8 @@ pub(super) fn unify_rope(config: &mut Map<String, Value>) -> Result<()> {
         if let Some(theta) = rope.shift_remove("rope_theta").filter(|t| !t.is_null()) {
             config.insert("rope_theta".into(), theta);
         }
-        if let Some(local) = config.get("rope_local_base_freq").filter(|f| !f.is_null()) {
+        if let Some(local) = config.get(LOCAL_BASE).filter(|f| !f.is_null()) {
+            let _: f64 = from_value(local, LOCAL_BASE)?;
             let local = json!({ "rope_type": "default", "rope_theta": local });
             rope = Map::from_iter([
                 ("full_attention".into(), Value::Object(rope)),
@@ -56,7 +64,7 @@ pub(super) fn unify_rope(config: &mut Map<String, Value>) -> Result<()> {
             ]);
         }
     }
-    config.shift_remove("rope_local_base_freq");
+    config.shift_remove(LOCAL_BASE);
     if !rope.is_empty() {
         config.insert("rope_parameters".into(), Value::Object(rope));
     }
@@ -69,17 +77,17 @@ pub(super) fn is_keyed(rope: &Map<String, Value>) -> bool {
 }
 
 /// Calls the kind `rope_type`, in each layer type if there are several. An old `type` wins, as in mlx-lm.
-fn name_types(mut rope: Map<String, Value>) -> Result<Map<String, Value>> {
-    if let Some(old) = rope.shift_remove("type").filter(|t| !t.is_null()) {
-        rope.insert("rope_type".into(), old);
+fn name_types(mut rope: Map<String, Value>) -> Map<String, Value> {
+    name_type(&mut rope);
+    rope.values_mut().filter_map(Value::as_object_mut).for_each(name_type);
+    rope
+}
+
+fn name_type(flat: &mut Map<String, Value>) {
+    if let Some(old) = flat.shift_remove("type").filter(|t| !t.is_null()) {
+        flat.insert("rope_type".into(), old);
     }
-    rope.retain(|_, v| !v.is_null());
-    rope.into_iter()
-        .map(|(key, value)| match value {
-            Value::Object(inner) => Ok((key, Value::Object(name_types(inner)?))),
-            other => Ok((key, other)),
-        })
-        .collect()
+    flat.retain(|_, v| !v.is_null());
 }
 
 fn overlay(mut below: Map<String, Value>, above: Map<String, Value>) -> Map<String, Value> {
