@@ -46,7 +46,9 @@ def sampler_cases():
         {"xtc_probability": 1.0, "xtc_threshold": 0.0}, {"xtc_probability": 1.0, "xtc_threshold": 0.5},
         {"xtc_probability": 1.0, "xtc_threshold": 0.02, "xtc_special_tokens": [0, 5, 17, 40]},
         {"top_k": 1}, {"top_k": 7}, {"top_k": 47},
-        {"top_p": 0.9, "min_p": 0.05}, {"top_p": 0.8, "top_k": 6}, {"min_p": 0.02, "top_k": 9},
+        {"top_p": 0.9, "min_p": 0.05}, {"top_p": 0.8, "top_k": 6}, {"top_p": 0.5, "top_k": 30}, {"top_p": 0.9, "top_k": 40},
+        {"top_p": 0.9, "min_p": 0.2, "min_tokens_to_keep": 3, "top_k": 12}, {"min_p": 0.9, "min_tokens_to_keep": 9, "top_k": 4},
+        {"min_p": 0.02, "top_k": 9},
         {"top_p": 0.95, "min_p": 0.02, "xtc_probability": 1.0, "xtc_threshold": 0.05},
         {"top_p": 0.95, "min_p": 0.02, "xtc_probability": 1.0, "xtc_threshold": 0.05, "top_k": 4},
     ]

@@ -10,15 +10,26 @@ use mlx_rs::{
 /// Rows up to this length are sorted as they are.
 const SORTED: i32 = 1024;
 
+/// The probabilities `[B, V]` that belong to log-probabilities, but for a factor: the greatest is 1.
+fn scaled(logprobs: &Array) -> Result<Array> {
+    Ok(logprobs.subtract(logprobs.max_axis(-1, true)?)?.exp()?)
+}
+
+/// The mass `[B, 1]` of each row, the likeliest token's being 1.
+pub(super) fn mass(logprobs: &Array) -> Result<Array> {
+    Ok(scaled(logprobs)?.sum_axis(-1, true)?)
+}
+
 /// Keeps the likeliest tokens that together reach the fraction `p` of the mass, and all that are as likely as the last of them.
+/// The mass is `whole`, where the row is only the likeliest part of another.
 ///
 /// With `narrow`, the part of the row that holds the threshold is found by halving before anything is sorted: the same
 /// result, several times as fast where sorting a whole vocabulary takes milliseconds (MLX on the CPU), and slower elsewhere.
-pub(super) fn top_p(logprobs: &Array, p: f32, narrow: bool) -> Result<Array> {
-    let greatest = logprobs.max_axis(-1, true)?;
-    let probs = logprobs.subtract(&greatest)?.exp()?;
+pub(super) fn top_p(logprobs: &Array, p: f32, whole: Option<&Array>, narrow: bool) -> Result<Array> {
+    let probs = scaled(logprobs)?;
+    let whole = whole.cloned().map_or_else(|| probs.sum_axis(-1, true), Ok)?;
     // The mass above the likeliest token is 0, below any target: it always stays.
-    let target = probs.sum_axis(-1, true)?.multiply(Array::from_f32(p.max(1e-30)))?;
+    let target = whole.multiply(Array::from_f32(p.max(1e-30)))?;
 
     let none = Array::from_f32(0.0);
     let (part, above) = if narrow { narrow_down(&probs, &target)? } else { (probs.clone(), none) };
@@ -102,8 +113,8 @@ mod tests {
             let logits = random::normal::<f32>(&[3, width], None, None, &key).unwrap();
             let logits = logits.multiply(Array::from_f32(8.0)).unwrap().round(0).unwrap();
             for p in [1e-6, 0.03, 0.35, 0.5, 0.77, 0.9, 0.993, 0.999] {
-                let sorted = top_p(&logits, p, false).unwrap();
-                let halved = top_p(&logits, p, true).unwrap();
+                let sorted = top_p(&logits, p, None, false).unwrap();
+                let halved = top_p(&logits, p, None, true).unwrap();
                 assert!(sorted.eq_exact(&halved).unwrap(), "{width} tokens, p = {p}");
             }
         }
@@ -115,7 +126,7 @@ mod tests {
         let row = [vec![0.0f32; 2048], vec![f32::NEG_INFINITY; 2048]].concat();
         let logits = Array::from_slice(&row, &[1, 4096]);
         for p in [0.25, 0.5, 0.75] {
-            assert!(top_p(&logits, p, true).unwrap().eq_exact(&logits).unwrap());
+            assert!(top_p(&logits, p, None, true).unwrap().eq_exact(&logits).unwrap());
         }
     }
 }

@@ -81,12 +81,7 @@ impl Sampler {
         let Some(temperature) = self.temperature else {
             return Ok(ops::indexing::argmax_axis(logprobs, -1, None)?);
         };
-        let mut logprobs = self.nucleus(&logprobs)?;
-        // Random numbers for the whole vocabulary cost more than finding the few tokens that are left.
-        let candidates = self.likeliest(&logprobs)?;
-        if let Some(ids) = &candidates {
-            logprobs = logprobs.take_along_axis(ids, -1)?;
-        }
+        let (logprobs, candidates) = self.candidates(&logprobs)?;
         let key = random::key(self.random(Draw::Token))?;
         self.step += 1;
         let drawn =
@@ -107,31 +102,45 @@ impl Sampler {
         if self.is_greedy() {
             return Ok(logprobs);
         }
-        let logprobs = self.nucleus(&logprobs)?;
-        let Some(ids) = self.likeliest(&logprobs)? else { return Ok(logprobs) };
+        let (left, ids) = self.candidates(&logprobs)?;
+        let Some(ids) = ids else { return Ok(left) };
         let none = ops::full_like(&logprobs, Array::from_f32(f32::NEG_INFINITY), None)?;
-        Ok(none.put_along_axis(&ids, logprobs.take_along_axis(&ids, -1)?, -1)?)
+        Ok(none.put_along_axis(&ids, &left, -1)?)
     }
 
-    /// All filters but top-k.
-    fn nucleus(&self, logprobs: &Array) -> Result<Array> {
-        let mut logprobs = logprobs.clone();
+    /// The log-probabilities `[B, n]` that the filters leave, and the ids they belong to, if these are not 0, 1, 2 …
+    ///
+    /// Random numbers for a whole vocabulary cost more than finding the few tokens that are left. What the filters before top-k
+    /// keep are the likeliest tokens, unless XTC is one of them: top-k then comes first, with the same result, and the others
+    /// have only its few tokens to look at.
+    fn candidates(&self, logprobs: &Array) -> Result<(Array, Option<Array>)> {
+        // One draw decides for the whole batch. It is made here and not on the device: most steps then skip the filter.
+        let xtc = self.xtc.as_ref().filter(|xtc| self.uniform(Draw::Xtc) <= xtc.probability);
+        let top_k = self.top_k.filter(|&k| k < logprobs.dim(-1));
+        if let (Some(k), None) = (top_k, xtc) {
+            let ids = filters::top_k(logprobs, k)?;
+            let whole = self.top_p.map(|_| filters::mass(logprobs)).transpose()?;
+            let left = self.nucleus(logprobs.take_along_axis(&ids, -1)?, whole.as_ref())?;
+            return Ok((left, Some(ids)));
+        }
+        let mut left = self.nucleus(logprobs.clone(), None)?;
+        if let Some(xtc) = xtc {
+            left = filters::xtc(&left, xtc.threshold, &xtc.special)?;
+        }
+        let Some(k) = top_k else { return Ok((left, None)) };
+        let ids = filters::top_k(&left, k)?;
+        Ok((left.take_along_axis(&ids, -1)?, Some(ids)))
+    }
+
+    /// Top-p, of the mass `whole`, and min-p.
+    fn nucleus(&self, mut logprobs: Array, whole: Option<&Array>) -> Result<Array> {
         if let Some(p) = self.top_p {
-            logprobs = filters::top_p(&logprobs, p, self.narrow)?;
+            logprobs = filters::top_p(&logprobs, p, whole, self.narrow)?;
         }
         if let Some(p) = self.min_p {
             logprobs = filters::min_p(&logprobs, p, self.min_tokens_to_keep)?;
         }
-        // One draw decides for the whole batch. It is made here and not on the device: most steps then skip the filter.
-        if let Some(xtc) = self.xtc.as_ref().filter(|xtc| self.uniform(Draw::Xtc) <= xtc.probability) {
-            logprobs = filters::xtc(&logprobs, xtc.threshold, &xtc.special)?;
-        }
         Ok(logprobs)
-    }
-
-    /// What top-k leaves, if it removes anything.
-    fn likeliest(&self, logprobs: &Array) -> Result<Option<Array>> {
-        self.top_k.filter(|&k| k < logprobs.dim(-1)).map(|k| filters::top_k(logprobs, k)).transpose()
     }
 
     fn random(&self, draw: Draw) -> u64 {
