@@ -19,7 +19,7 @@ def main():
     start = time.perf_counter()
     model, config = load_model(folder)
     load = time.perf_counter() - start
-    prompt = mx.array([100 + i * 7919 % (config["vocab_size"] - 200) for i in range(prompt_tokens)])
+    prompt = mx.array([(100 + i * 7919) % config["vocab_size"] for i in range(prompt_tokens)])
 
     def run(count):
         """(seconds to the first token, seconds for `count` more)"""

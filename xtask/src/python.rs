@@ -13,6 +13,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Requirements {
     name: &'static str,
+    /// Follows "packages for".
+    purpose: &'static str,
     packages: &'static [&'static str],
     /// A set to which `packages` are added, or whose packages they hide.
     over: Option<&'static Requirements>,
@@ -21,6 +23,7 @@ pub(crate) struct Requirements {
 /// What writes reference values. mlx-lm's quantized experts need MLX 0.32.3 or newer.
 pub(crate) const ORACLE: Requirements = Requirements {
     name: "oracle",
+    purpose: "mlx-lm as the reference",
     packages: &[
         "mlx[cpu]==0.32.4; sys_platform == 'linux'",
         "mlx==0.32.4; sys_platform == 'darwin'",
@@ -33,6 +36,7 @@ pub(crate) const ORACLE: Requirements = Requirements {
 /// What is measured: mlx-lm on the version of MLX that this workspace uses.
 pub(crate) const MEASURED: Requirements = Requirements {
     name: "measured",
+    purpose: "mlx-lm as it is measured",
     packages: &[
         "mlx==0.32.2",
         "mlx-cpu==0.32.2; sys_platform == 'linux'",
@@ -43,8 +47,12 @@ pub(crate) const MEASURED: Requirements = Requirements {
 };
 
 /// What builds llama.cpp.
-pub(crate) const CMAKE: Requirements =
-    Requirements { name: "cmake", packages: &["cmake==4.4.5", "ninja==1.13.2"], over: None };
+pub(crate) const CMAKE: Requirements = Requirements {
+    name: "cmake",
+    purpose: "building llama.cpp",
+    packages: &["cmake==4.4.5", "ninja==1.13.2"],
+    over: None,
+};
 
 /// Packages in folders of the cache.
 #[derive(Debug)]
@@ -60,7 +68,7 @@ impl Environment {
         let version = output(Command::new("python3").args(["-c", "import sys; print(sys.version)"]))?;
         let folder =
             cache::provide(&format!("python/{}", wanted.name), &format!("{wanted:#?}\n{version}"), |dir| {
-                eprintln!("  installing {} into the cache folder (once)", wanted.packages.join(", "));
+                eprintln!("  installing Python packages for {} into the cache folder (once)", wanted.purpose);
                 let mut pip = Command::new("python3");
                 pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
                     .arg(dir);

@@ -25,9 +25,9 @@ impl Programs {
     /// Builds and installs what `peers` need.
     pub(super) fn ready(peers: &[Peer]) -> Result<Programs> {
         Ok(Programs {
-            ours: LlmTool::built()?,
             mlx_lm: peers.contains(&Peer::MlxLm).then(|| Environment::ready(&MEASURED)).transpose()?,
             llama_cpp: peers.contains(&Peer::LlamaCpp).then(llama_cpp::program).transpose()?,
+            ours: LlmTool::built()?,
         })
     }
 }
