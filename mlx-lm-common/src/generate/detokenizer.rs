@@ -78,7 +78,7 @@ impl Detokenizer {
         if self.given.len() == text.len() {
             self.all_is_given();
         }
-        if self.window.len() >= WINDOW && self.window.len() % TRIES == 0 {
+        if self.window.len() >= WINDOW && self.window.len().is_multiple_of(TRIES) {
             return Ok(piece + &self.cut(&text)?);
         }
         Ok(piece)
