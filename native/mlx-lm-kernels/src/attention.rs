@@ -40,7 +40,7 @@ pub struct Attend<'a> {
     pub head_dim: i32,
     /// What scores are multiplied by, usually D^-½.
     pub scale: f32,
-    /// RMS norm of every head of the queries, before rotation; its weight is [D].
+    /// RMS norm of every head of the queries, before rotation; its weight is `[D]`.
     pub q_norm: Option<Norm<'a>>,
     /// The same for keys.
     pub k_norm: Option<Norm<'a>>,

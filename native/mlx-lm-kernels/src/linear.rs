@@ -36,7 +36,7 @@ pub enum Weight<'a> {
 pub struct Linear<'a> {
     /// The matrix [N, K].
     pub weight: Weight<'a>,
-    /// Floating-point [N].
+    /// Floating-point, `[N]`.
     pub bias: Option<&'a Array>,
     /// What x may be rounded to.
     pub activations: Activations,

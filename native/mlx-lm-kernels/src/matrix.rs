@@ -1,12 +1,12 @@
 //! y = x · Wᵀ for quantized and dense matrices, straight from MLX's memory.
 
 mod affine;
-#[cfg(target_arch = "x86_64")]
+#[cfg(avx512)]
 mod avx512;
 mod dense;
 mod gemm;
 mod gemv;
-#[cfg(target_arch = "x86_64")]
+#[cfg(avx512)]
 mod int8;
 mod unpack;
 
@@ -187,7 +187,7 @@ pub(crate) fn matmul(x: &Rows, jobs: &[Job]) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(avx512)]
 fn many_int8(x: &Rows, group: usize, jobs: &[Job]) {
     let x = int8::Rounded::new(x, group);
     by_panels(jobs, |j, n0| {
@@ -198,7 +198,7 @@ fn many_int8(x: &Rows, group: usize, jobs: &[Job]) {
     });
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(avx512))]
 fn many_int8(_: &Rows, _: usize, _: &[Job]) {
     unreachable!("the form wants AVX-512");
 }

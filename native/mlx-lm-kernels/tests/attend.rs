@@ -114,7 +114,7 @@ impl Both {
         let any = Array::from_slice(&any, &[b, 1, l, 1]);
         let [k0, v0] = [0, 1].map(|c: usize| f32s(&self.stock[c].index((.., .., ..to, ..))));
         let want = fast::scaled_dot_product_attention(&queries, &k0, &v0, spec.scale, &mask, None).unwrap();
-        let want = ops::r#where(&any, &want, Array::from_f32(0.0)).unwrap();
+        let want = ops::select(&any, &want, Array::from_f32(0.0)).unwrap();
         let want = want.transpose_axes(&[0, 2, 1, 3]).unwrap().reshape(&[b, l, -1]).unwrap();
         let (y, kc, vc) = attend(q, k, v, self.ours.take().unwrap(), spec).unwrap();
         assert_eq!(y.dtype(), q.dtype());
