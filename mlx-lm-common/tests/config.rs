@@ -1,11 +1,13 @@
 //! Published configurations in all their layouts, the numbers of every RoPE kind, and what is said about bad values.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+// Reference values are written as the reference prints them.
+#![allow(clippy::excessive_precision)]
 
 mod mutate;
 
 use mlx_lm_common::config::{
-    Config, Frequencies, Mrope, RopeConfig, RopeKind, Theta, dim, json, optional_dim,
+    Config, Frequencies, Mrope, RopeConfig, RopeKind, Theta, dim, epsilon, json, optional_dim,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -337,7 +339,7 @@ struct Toy {
     hidden_size: i32,
     #[serde(default, deserialize_with = "optional_dim")]
     head_dim: Option<i32>,
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "epsilon")]
     rms_norm_eps: f32,
     layers: Option<Vec<Layer>>,
     act: Option<Act>,
@@ -394,6 +396,9 @@ fn bad_values() {
         (json!({ "hidden_size": [8] }), format!("`hidden_size`: found a list of 1, {sizes}")),
         (json!({ "hidden_size": 8, "head_dim": {} }), format!("`head_dim`: found an object of 0 keys, {sizes}")),
         (json!({ "hidden_size": 8, "rms_norm_eps": "small" }), "`rms_norm_eps`: found \"small\", wanted a number".into()),
+        (json!({ "hidden_size": 8, "rms_norm_eps": -1e-6 }), "`rms_norm_eps`: found -1e-6, wanted a finite number from 0 on".into()),
+        (json!({ "hidden_size": 8, "rms_norm_eps": 1e39 }), "`rms_norm_eps`: found 1e+39, wanted a finite number from 0 on".into()),
+        (json!({ "hidden_size": 8, "rms_norm_eps": { "__float__": "NaN" } }), "`rms_norm_eps`: found NaN, wanted a finite".into()),
         (json!({ "hidden_size": 8, "layers": [{ "window": 1 }, {}] }), "`layers[1].window`: found nothing, wanted a value".into()),
         (json!({ "hidden_size": 8, "layers": [{ "window": -1 }] }), "`layers[0].window`: found -1, wanted a whole number (u32)".into()),
         (json!({ "hidden_size": 8, "layers": 7 }), "`layers`: found 7, wanted a sequence".into()),
@@ -419,7 +424,7 @@ fn bad_values() {
 #[test]
 fn bad_configs() {
     for (value, wanted) in [
-        (json!([]), "found a list of 0, wanted a JSON object"),
+        (json!([]), "`(all of it)`: found a list of 0, wanted a JSON object"),
         (json!({}), "`model_type`: found nothing, wanted the name of an architecture"),
         (json!({ "model_type": 3 }), "`model_type`: found 3, wanted a string"),
         (json!({ "model_type": "m", "text_config": "t" }), "`text_config`: found \"t\", wanted an object"),

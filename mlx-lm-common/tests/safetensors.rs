@@ -269,8 +269,11 @@ fn damaged_headers_never_panic_and_agree_with_the_reference() {
     assert!(accepted > 100 && refused > 100, "{accepted} accepted, {refused} refused");
 }
 
+/// Names and contents.
+type Files<'a> = &'a [(&'a str, &'a str)];
+
 /// A folder with these files; those whose name ends in `.safetensors` hold one tensor each, named in the text.
-fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+fn folder(files: Files) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = dir.path().join(name);
@@ -295,7 +298,7 @@ fn map(pairs: &[(&str, &str)]) -> String {
 #[test]
 fn which_files_are_read() {
     let index = map(&[("y", "b.safetensors"), ("x", "a.safetensors"), ("z", "b.safetensors")]);
-    let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+    let cases: &[(&str, Files, &[&str])] = &[
         (
             "the index alone counts",
             &[

@@ -17,6 +17,9 @@ use std::{fmt, slice};
 /// What a size must be.
 pub(super) const DIM: &str = "a whole number from 1 to 2147483647";
 
+/// What a message calls the whole config.
+pub(super) const ROOT: &str = "(all of it)";
+
 /// Longest excerpt of a value in a message, in characters.
 const EXCERPT: usize = 60;
 
@@ -28,6 +31,15 @@ pub fn dim<'de, D: Deserializer<'de>>(d: D) -> Result<i32, D::Error> {
 /// For `#[serde(default, deserialize_with = "optional_dim")]`: a size that may be missing or null.
 pub fn optional_dim<'de, D: Deserializer<'de>>(d: D) -> Result<Option<i32>, D::Error> {
     Option::<Dim>::deserialize(d).map(|dim| dim.map(|d| d.0))
+}
+
+/// For `#[serde(deserialize_with = "epsilon")]`: what a norm adds to a variance, a finite number from 0 on.
+pub fn epsilon<'de, D: Deserializer<'de>>(d: D) -> Result<f32, D::Error> {
+    let eps = f32::deserialize(d)?;
+    if (0.0..f32::INFINITY).contains(&eps) {
+        return Ok(eps);
+    }
+    Err(de::Error::invalid_value(Unexpected::Float(eps.into()), &"a finite number from 0 on"))
 }
 
 /// A size: positive, and small enough for MLX.
@@ -74,6 +86,7 @@ pub(super) fn from_value<T: DeserializeOwned>(value: &Value, at: &str) -> Result
         }
         match e.into_inner() {
             Mismatch { missing: Some(field), wanted } => Error::config(join(&key, field), "nothing", wanted),
+            Mismatch { wanted, .. } if key.is_empty() => Error::config(ROOT, render(value), wanted),
             Mismatch { wanted, .. } => Error::config(key, found.map_or("nothing".into(), render), wanted),
         }
     })

@@ -10,7 +10,7 @@ pub mod json;
 mod normalize;
 mod rope;
 
-pub use de::{dim, optional_dim};
+pub use de::{dim, epsilon, optional_dim};
 pub use frequencies::{Frequencies, Theta};
 pub use rope::{Mrope, RopeConfig, RopeKind};
 
@@ -69,10 +69,7 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] if there is no `model_type`, or a key that must be normalized has a wrong type.
     pub fn from_json(value: Value) -> Result<Config> {
-        match value {
-            Value::Object(config) => Config::normalize(config, Vec::new()),
-            other => Err(Error::config("", de::render(&other), "a JSON object")),
-        }
+        Config::normalize(object(value)?, Vec::new())
     }
 
     fn normalize(mut config: Map<String, Value>, more_eos: Vec<u32>) -> Result<Config> {
@@ -99,9 +96,7 @@ impl Config {
     /// The same configuration with an architecture's own defaults for keys that are missing or null. They may be written in
     /// any layout: the result is normalized again. `{"rope_theta": 1e6}` is a common one.
     pub fn with_defaults(&self, defaults: Value) -> Result<Config> {
-        let (Value::Object(mut config), Value::Object(defaults)) = (self.value.clone(), defaults) else {
-            return Err(Error::config("", "defaults", "a JSON object"));
-        };
+        let (mut config, defaults) = (object(self.value.clone())?, object(defaults)?);
         for (key, value) in defaults {
             if !present(&config, &key) {
                 config.insert(key, value);
@@ -133,6 +128,13 @@ impl Config {
     pub fn dim(&self, key: &str) -> Result<i32> {
         let dim: Option<de::Dim> = self.get(key)?;
         dim.map(|d| d.0).ok_or_else(|| Error::config(key, "nothing", de::DIM))
+    }
+}
+
+fn object(value: Value) -> Result<Map<String, Value>> {
+    match value {
+        Value::Object(map) => Ok(map),
+        other => Err(Error::config(de::ROOT, de::render(&other), "a JSON object")),
     }
 }
 
