@@ -32,9 +32,14 @@ impl FromStr for RepoId {
         };
         let part = |s: &str| {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            !s.is_empty() && s.len() <= 96 && !s.starts_with(['.', '-']) && !s.contains("..") && s.chars().all(plain)
+            !s.is_empty()
+                && s.len() <= 96
+                && !s.starts_with(['.', '-'])
+                && !s.contains("..")
+                && s.chars().all(plain)
         };
-        let named = matches!(name.split('/').collect::<Vec<_>>()[..], [owner, repo] if part(owner) && part(repo));
+        let named =
+            matches!(name.split('/').collect::<Vec<_>>()[..], [owner, repo] if part(owner) && part(repo));
         if !named || !revision.is_none_or(|r| r.split('/').all(part)) {
             return Err(crate::Error::Parameter {
                 name: "repository",
@@ -80,5 +85,10 @@ pub trait Downloader: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Download`](crate::Error::Download) with advice: a missing or gated repository, no network, a wrong size or hash.
-    async fn download(&self, repo: &RepoId, patterns: &[&str], on_progress: OnProgress<'_>) -> Result<PathBuf>;
+    async fn download(
+        &self,
+        repo: &RepoId,
+        patterns: &[&str],
+        on_progress: OnProgress<'_>,
+    ) -> Result<PathBuf>;
 }

@@ -4,7 +4,7 @@
 use mlx_lm_common::{
     Config, Error, Result,
     cache::{CacheSpec, KvCache},
-    config::{RopeConfig, dim, optional_dim},
+    config::{RopeConfig, dim, epsilon, optional_dim},
     model::{Decoder, Layer, load_layers},
     nn::{Attention, AttentionConfig, Embedding, Head, Mlp, Norm, Rope},
     weights::Weights,
@@ -29,6 +29,7 @@ pub(super) struct LlamaConfig {
     head_dim: Option<i32>,
     #[serde(deserialize_with = "dim")]
     pub(super) vocab_size: i32,
+    #[serde(deserialize_with = "epsilon")]
     pub(super) rms_norm_eps: f32,
     attention_bias: Option<bool>,
     #[serde(default)]

@@ -41,8 +41,9 @@ pub struct Qkv {
 impl Qkv {
     /// From the outputs of three projections.
     pub fn from(projected: Vec<Array>) -> Result<Qkv> {
-        let [q, k, v] = <[Array; 3]>::try_from(projected)
-            .map_err(|p| Error::Unsupported(format!("attention wants q, k and v, but got {} arrays", p.len())))?;
+        let [q, k, v] = <[Array; 3]>::try_from(projected).map_err(|p| {
+            Error::Unsupported(format!("attention wants q, k and v, but got {} arrays", p.len()))
+        })?;
         Ok(Qkv { q, k, v })
     }
 }

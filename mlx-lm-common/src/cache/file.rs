@@ -11,7 +11,8 @@ const MOST: usize = 4096;
 
 pub(super) fn save(path: &Path, states: &[LayerState], user: &[(String, String)]) -> Result<()> {
     let mut arrays = HashMap::new();
-    let mut metadata: HashMap<String, String> = user.iter().map(|(k, v)| (format!("1.{k}"), v.clone())).collect();
+    let mut metadata: HashMap<String, String> =
+        user.iter().map(|(k, v)| (format!("1.{k}"), v.clone())).collect();
     for (i, state) in states.iter().enumerate() {
         for (j, array) in state.arrays.iter().enumerate() {
             // Views of a larger buffer; the file holds what they show.
@@ -48,7 +49,11 @@ pub(super) fn load(path: &Path) -> Result<(Vec<LayerState>, Vec<(String, String)
         while let Some(tensor) = tensors.remove(&format!("{i}.{}", arrays.len())) {
             arrays.push(tensor.load(&arena, None)?);
         }
-        states.push(LayerState { class: class.clone(), arrays, meta: (0..MOST).map_while(indexed).collect() });
+        states.push(LayerState {
+            class: class.clone(),
+            arrays,
+            meta: (0..MOST).map_while(indexed).collect(),
+        });
     }
     if states.is_empty() || !tensors.is_empty() {
         return Err(Error::file(path, "is no prompt cache"));

@@ -80,7 +80,12 @@ impl FloatCache {
         let [keys, values] = match <[Array; 2]>::try_from(state.arrays) {
             Ok(kv) => kv,
             Err(a) if a.is_empty() => return Ok(cache),
-            Err(a) => return Err(Error::Cache(format!("a layer holds {} arrays instead of keys and values", a.len()))),
+            Err(a) => {
+                return Err(Error::Cache(format!(
+                    "a layer holds {} arrays instead of keys and values",
+                    a.len()
+                )));
+            }
         };
         if keys.ndim() != 4 || keys.shape()[..3] != values.shape()[..3] || values.ndim() != 4 {
             let (k, v) = (keys.shape(), values.shape());
@@ -291,7 +296,9 @@ impl KvCache for FloatCache {
             None => Vec::new(),
         };
         let (class, meta) = match self.bound {
-            Some(b) => ("RotatingKVCache", [b.keep, b.size, self.offset, self.len].map(|n| n.to_string()).to_vec()),
+            Some(b) => {
+                ("RotatingKVCache", [b.keep, b.size, self.offset, self.len].map(|n| n.to_string()).to_vec())
+            }
             None => ("KVCache", Vec::new()),
         };
         Ok(LayerState { class: class.into(), arrays, meta })

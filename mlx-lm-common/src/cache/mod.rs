@@ -123,7 +123,11 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Cache`] if it belongs to another model; [`Error::File`] if it is damaged.
-    pub fn load(path: &Path, specs: &[CacheSpec], policy: &CachePolicy) -> Result<(Cache, Vec<(String, String)>)> {
+    pub fn load(
+        path: &Path,
+        specs: &[CacheSpec],
+        policy: &CachePolicy,
+    ) -> Result<(Cache, Vec<(String, String)>)> {
         let (states, metadata) = file::load(path)?;
         if states.len() != specs.len() {
             return Err(Error::Cache(format!(
@@ -133,7 +137,11 @@ impl Cache {
                 specs.len()
             )));
         }
-        let layers = specs.iter().zip(states).map(|(spec, state)| policy.restore(spec, state)).collect::<Result<_>>()?;
+        let layers = specs
+            .iter()
+            .zip(states)
+            .map(|(spec, state)| policy.restore(spec, state))
+            .collect::<Result<_>>()?;
         Ok((Cache { layers }, metadata))
     }
 }

@@ -186,7 +186,9 @@ impl ModelContainer {
         let (events, stream) = mpsc::channel(WAITING_EVENTS);
         let kept = cache.map(|c| c.id);
         self.thread.submit(move |context| {
-            let own = kept.and_then(|id| context.caches.remove(&id)).map_or_else(|| context.new_cache(&parameters), Ok);
+            let own = kept
+                .and_then(|id| context.caches.remove(&id))
+                .map_or_else(|| context.new_cache(&parameters), Ok);
             let result = own.and_then(|mut cache| {
                 let emit = &mut |event| match events.blocking_send(Ok(event)) {
                     Ok(()) => ControlFlow::Continue(()),
@@ -214,7 +216,8 @@ impl CacheHandle {
     ) -> Result<R> {
         let id = self.id;
         self.thread.run(move |context| {
-            let cache = context.caches.get_mut(&id).ok_or_else(|| Error::Cache("the cache is gone".into()))?;
+            let cache =
+                context.caches.get_mut(&id).ok_or_else(|| Error::Cache("the cache is gone".into()))?;
             job(cache)
         })
     }

@@ -55,7 +55,10 @@ impl<T: 'static> ModelThread<T> {
     }
 
     /// Runs a job and waits for its result.
-    pub fn run<R: Send + 'static>(&self, job: impl FnOnce(&mut T) -> Result<R> + Send + 'static) -> Result<R> {
+    pub fn run<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut T) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
         let (done, result) = mpsc::sync_channel(1);
         self.submit(move |value| {
             let _ = done.send(job(value));
@@ -96,7 +99,8 @@ fn spawn() -> Result<mpsc::Sender<Work>> {
 
 fn guard<R>(f: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|s| s.to_string()).or_else(|| panic.downcast_ref().cloned());
+        let text =
+            panic.downcast_ref::<&str>().map(|s| s.to_string()).or_else(|| panic.downcast_ref().cloned());
         Err(Error::Unsupported(format!("a bug: the model's thread panicked: {}", text.unwrap_or_default())))
     })
 }

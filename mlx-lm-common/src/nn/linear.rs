@@ -1,8 +1,7 @@
 //! Linear layers over any storage.
 
 use crate::{
-    Result,
-    raw,
+    Result, raw,
     weights::{Matrix, Weights},
 };
 use mlx_lm_kernels as kernels;

@@ -26,7 +26,9 @@ impl Mlp {
 
     /// x + block(norm(x)), for x [B, L, dim].
     pub fn forward_add(&self, norm: &Norm, x: &Array) -> Result<Array> {
-        let [gate, up] = self.gate_up.linears() else { return Err(crate::Error::Unsupported("an MLP of two".into())) };
+        let [gate, up] = self.gate_up.linears() else {
+            return Err(crate::Error::Unsupported("an MLP of two".into()));
+        };
         if let (Some(norm), Some(gate), Some(up), Some(down)) =
             (norm.kernel(), gate.kernel(), up.kernel(), self.down.kernel())
         {

@@ -51,7 +51,8 @@ impl SwitchGlu {
     }
 
     fn run(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
-        let inner = silu(&gather(&self.gate, x, ids, sorted)?)?.multiply(gather(&self.up, x, ids, sorted)?)?;
+        let inner =
+            silu(&gather(&self.gate, x, ids, sorted)?)?.multiply(gather(&self.up, x, ids, sorted)?)?;
         gather(&self.down, &inner, ids, sorted)
     }
 }

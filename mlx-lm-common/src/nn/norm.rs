@@ -43,7 +43,7 @@ impl Norm {
         Ok(match self {
             Norm::Rms { weight, eps, fused: true } => {
                 kernels::rms_norm(x, kernels::Norm { weight, eps: *eps })?
-            },
+            }
             Norm::Rms { weight, eps, .. } => fast::rms_norm(x, Some(weight), *eps)?,
             Norm::Layer { weight, bias, eps } => fast::layer_norm(x, weight.as_ref(), bias.as_ref(), *eps)?,
         })

@@ -3,10 +3,10 @@
 use super::init;
 use crate::{Error, Result};
 use memmap2::MmapMut;
+use mlx_lm_kernels as kernels;
 use mlx_rs::{Array, Dtype};
 use std::{
     cell::RefCell,
-    ffi::c_void,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -16,6 +16,7 @@ use std::{
 /// Regions start on huge pages, tensors on cache lines.
 const HUGE_PAGE: usize = 2 << 20;
 const LINE: usize = 64;
+const _: () = assert!(kernels::HEADER <= LINE);
 
 static RESIDENT: AtomicUsize = AtomicUsize::new(0);
 
@@ -68,22 +69,28 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// An arena whose region holds `capacity` bytes. With zero, every block has a region of its own, which suits a GPU: MLX
-    /// copies the block there and the region goes at once.
+    /// An arena whose region holds `capacity` bytes in blocks. Where MLX copies (a GPU has memory of its own), every block has a
+    /// region to itself instead, which goes at once.
     pub fn new(capacity: usize) -> Arena {
-        Arena { current: RefCell::new(None), capacity }
+        Arena { current: RefCell::new(None), capacity: if kernels::can_adopt() { capacity } else { 0 } }
+    }
+
+    /// Bytes that a block of so many takes.
+    pub fn footprint(bytes: usize) -> usize {
+        bytes.saturating_add(LINE).checked_next_multiple_of(LINE).unwrap_or(usize::MAX)
     }
 
     /// A block of `bytes` bytes.
     pub fn block(&self, bytes: usize) -> Result<Block> {
         let mut current = self.current.borrow_mut();
-        let need = bytes.next_multiple_of(LINE);
+        let need = Arena::footprint(bytes);
         let room = current.as_ref().filter(|r| self.capacity > 0 && r.size - r.used.load(Relaxed) >= need);
         let region = match room {
             Some(region) => region.clone(),
             None => Arc::new(Region::new(self.capacity.max(need))?),
         };
-        let offset = region.used.fetch_add(need, Relaxed);
+        // A line before the data is for MLX to note its size in.
+        let offset = region.used.fetch_add(need, Relaxed) + LINE;
         RESIDENT.fetch_add(need, Relaxed);
         *current = Some(region.clone());
         Ok(Block { region, offset, bytes })
@@ -104,32 +111,24 @@ impl Block {
         unsafe { std::slice::from_raw_parts_mut(self.region.at(self.offset), self.bytes) }
     }
 
-    /// An array over this memory, which keeps the region alive; on a GPU with memory of its own, MLX copies it.
+    /// An array over this memory, which keeps the region alive, or a copy: see [`Arena::new`].
     pub fn into_array(self, shape: &[i32], dtype: Dtype) -> Result<Array> {
         init();
-        let wanted = shape.iter().try_fold(size_of_dtype(dtype), |n, &d| n.checked_mul(usize::try_from(d).ok()?));
+        let wanted =
+            shape.iter().try_fold(size_of_dtype(dtype), |n, &d| n.checked_mul(usize::try_from(d).ok()?));
         if wanted != Some(self.bytes) {
-            return Err(Error::Unsupported(format!("{} bytes are no array of {shape:?} {dtype:?}", self.bytes)));
-        }
-        unsafe extern "C" fn release(region: *mut c_void) {
-            // SAFETY: made by `Arc::into_raw` below, released once.
-            drop(unsafe { Arc::from_raw(region.cast::<Region>().cast_const()) });
+            return Err(Error::Unsupported(format!(
+                "{} bytes are no array of {shape:?} {dtype:?}",
+                self.bytes
+            )));
         }
         let data = self.region.at(self.offset);
-        let payload = Arc::into_raw(self.region).cast_mut();
-        // SAFETY: the memory is as large as shape and type say and lives until `release` is called with the payload.
-        let handle = unsafe {
-            mlx_sys::mlx_array_new_data_managed_payload(
-                data.cast(),
-                shape.as_ptr(),
-                shape.len() as i32,
-                dtype.into(),
-                payload.cast(),
-                Some(release),
-            )
-        };
-        // SAFETY: a new handle, ours alone.
-        Ok(unsafe { Array::from_ptr(handle) })
+        if !kernels::can_adopt() {
+            // SAFETY: the memory is as large as shape and type say; MLX copies it.
+            return Ok(unsafe { Array::from_raw_data(data.cast(), shape, dtype) });
+        }
+        // SAFETY: as above, and it lives as long as the region; the line before it is this block's, which nobody writes to again.
+        Ok(unsafe { kernels::adopt(data, shape, dtype, self.region) }?)
     }
 }
 

@@ -51,7 +51,8 @@ impl Tensor {
     pub fn memory_bytes(&self, compute: Dtype) -> usize {
         match self {
             Tensor::Plain(t) => t.memory_bytes(compute),
-            Tensor::Gguf(t) => t.memory_bytes(),
+            // In three blocks at most.
+            Tensor::Gguf(t) => t.memory_bytes() + 3 * Arena::footprint(0),
         }
     }
 
@@ -131,7 +132,10 @@ impl Checkpoint {
         for name in self.tensors.keys().cloned().collect::<Vec<_>>() {
             let Some(new) = to(&name).filter(|new| *new != name) else { continue };
             if self.tensors.contains_key(&new) {
-                return Err(Error::tensor(name, format!("would be renamed to `{new}`, which is there already")));
+                return Err(Error::tensor(
+                    name,
+                    format!("would be renamed to `{new}`, which is there already"),
+                ));
             }
             if let Some(t) = self.tensors.remove(&name) {
                 self.tensors.insert(new, t);
@@ -158,7 +162,11 @@ impl Checkpoint {
             let mut stored = Vec::with_capacity(parts.len());
             for (i, (number, part)) in parts.iter().enumerate() {
                 if *number != i {
-                    return Err(Error::MissingTensor(part.replacen(&format!("{infix}{number}."), &format!("{infix}{i}."), 1)));
+                    return Err(Error::MissingTensor(part.replacen(
+                        &format!("{infix}{number}."),
+                        &format!("{infix}{i}."),
+                        1,
+                    )));
                 }
                 match self.tensors.remove(part) {
                     Some(Tensor::Plain(t)) => stored.push(t),
@@ -190,7 +198,9 @@ impl Loaded {
     /// The packed parts, checked against `shape`.
     pub fn packed(self, name: &str, shape: &[i32]) -> Result<Packed> {
         match self {
-            Loaded::Packed([weight, scales, biases]) => Packed::new(name, shape, weight, scales, Some(biases)),
+            Loaded::Packed([weight, scales, biases]) => {
+                Packed::new(name, shape, weight, scales, Some(biases))
+            }
             Loaded::Plain(_) => Err(Error::tensor(name, "holds plain values, but must be quantized here")),
         }
     }

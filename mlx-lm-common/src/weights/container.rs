@@ -15,10 +15,13 @@ pub fn open(model: &Path) -> Result<(Config, Checkpoint)> {
     }
     match model.extension().and_then(|e| e.to_str()) {
         Some("gguf") => open_gguf(model),
-        _ if !model.exists() => {
-            Err(Error::file(model, "does not exist; name a folder with config.json and *.safetensors, or a .gguf file"))
+        _ if !model.exists() => Err(Error::file(
+            model,
+            "does not exist; name a folder with config.json and *.safetensors, or a .gguf file",
+        )),
+        _ => {
+            Err(Error::file(model, "is neither a folder with config.json and *.safetensors nor a .gguf file"))
         }
-        _ => Err(Error::file(model, "is neither a folder with config.json and *.safetensors nor a .gguf file")),
     }
 }
 
@@ -47,7 +50,8 @@ pub(crate) fn open_file(path: &Path) -> Result<(BTreeMap<String, Stored>, BTreeM
 }
 
 fn stored(file: &Arc<CheckpointFile>, name: &str, info: TensorInfo) -> Result<Stored> {
-    let part_bytes = usize::try_from(info.len).map_err(|_| Error::tensor(name, "too large for this computer"))?;
+    let part_bytes =
+        usize::try_from(info.len).map_err(|_| Error::tensor(name, "too large for this computer"))?;
     let dtype = match info.dtype {
         DType::BOOL => Dtype::Bool,
         // 8-bit floats are scales or codes; what they mean is for the quantized operations.

@@ -32,10 +32,18 @@ pub struct Packed {
 impl Packed {
     /// Finds bits, group and mode from the shapes, which the declared `shape` [.., out, in] makes exact: no configuration can
     /// contradict the tensors, and every mixture of precisions is the same case. `name` is for errors.
-    pub fn new(name: &str, shape: &[i32], weight: Array, scales: Array, biases: Option<Array>) -> Result<Packed> {
+    pub fn new(
+        name: &str,
+        shape: &[i32],
+        weight: Array,
+        scales: Array,
+        biases: Option<Array>,
+    ) -> Result<Packed> {
         let bad = |why: String| Err(Error::tensor(name, why));
         let Some((&columns, rows)) = shape.split_last() else { return bad("a packed scalar".into()) };
-        for (part, array) in [("weight", Some(&weight)), ("scales", Some(&scales)), ("biases", biases.as_ref())] {
+        for (part, array) in
+            [("weight", Some(&weight)), ("scales", Some(&scales)), ("biases", biases.as_ref())]
+        {
             let Some(array) = array else { continue };
             if array.ndim() != shape.len() || array.shape()[..rows.len()] != *rows {
                 let (found, wanted) = (array.shape().to_vec(), shape.to_vec());
@@ -48,15 +56,15 @@ impl Packed {
             return bad(format!("{words} words and {groups} scales a row do not pack {columns} values"));
         }
         let (group, bits) = ((columns / groups) as i32, (words * 32 / columns) as i32);
+        let with = if biases.is_some() { "with" } else { "without" };
         let mode = match (&biases, group, bits) {
             (Some(b), 32 | 64 | 128, 2 | 3 | 4 | 5 | 6 | 8) if b.shape() == scales.shape() => Mode::Affine,
             (None, 32, 4) => Mode::Mxfp4,
             (None, 32, 8) => Mode::Mxfp8,
             (None, 16, 4) => Mode::Nvfp4,
             _ => {
-                let biases = if biases.is_some() { "with" } else { "without" };
                 return bad(format!(
-                    "{bits} bits in groups of {group} {biases} biases is no known quantization; known are affine (2, 3, 4, 5, \
+                    "{bits} bits in groups of {group} {with} biases is no known quantization; known are affine (2, 3, 4, 5, \
                      6, 8 bits; groups of 32, 64, 128; biases), mxfp4, mxfp8 and nvfp4"
                 ));
             }
@@ -68,7 +76,7 @@ impl Packed {
         };
         if weight.dtype() != Dtype::Uint32 || !typed {
             let (w, s) = (weight.dtype(), scales.dtype());
-            return bad(format!("weights of {w:?} with scales of {s:?} are no {} quantization", mode.name()));
+            return bad(format!("weights of {w:?} with scales of {s:?} {with} biases are no {} quantization", mode.name()));
         }
         Ok(Packed { weight, scales, biases, group, bits, mode })
     }

@@ -16,7 +16,7 @@ pub(crate) use container::open_file;
 pub use matrix::{Matrix, Packed};
 pub use stored::{CheckpointFile, Stored};
 
-use crate::{Backend, Error, Progress, Result, raw::Arena, raw::Device};
+use crate::{Backend, Error, Progress, Result, raw::Arena};
 use mlx_rs::{Array, Dtype};
 use std::{cell::Cell, cell::RefCell, fmt::Display, rc::Rc, sync::Arc};
 
@@ -43,14 +43,10 @@ impl Weights {
     /// A view of all of `checkpoint`.
     pub fn new(checkpoint: Checkpoint, backend: Backend, on_progress: Option<LoadProgress>) -> Weights {
         let total = checkpoint.bytes();
-        // On the CPU the weights stay where they are read to; a GPU's MLX copies them.
-        let capacity = match backend.device {
-            Device::Cpu => checkpoint.memory_bytes(backend.compute),
-            Device::Gpu => 0,
-        };
+        let arena = Arena::new(checkpoint.memory_bytes(backend.compute));
         let store = Store {
             checkpoint: RefCell::new(checkpoint),
-            arena: Arena::new(capacity),
+            arena,
             backend,
             total,
             done: Cell::new(0),
@@ -116,7 +112,8 @@ impl Weights {
 
     /// Fails if the checkpoint has tensors that nobody asked for.
     pub fn finish(&self) -> Result<()> {
-        let left: Vec<String> = self.store.checkpoint.borrow().iter().map(|(name, _)| name.to_string()).collect();
+        let left: Vec<String> =
+            self.store.checkpoint.borrow().iter().map(|(name, _)| name.to_string()).collect();
         if left.is_empty() { Ok(()) } else { Err(Error::SurplusTensors(left)) }
     }
 
@@ -129,7 +126,8 @@ impl Weights {
 
     fn take(&self, name: &str, dtype: Option<Dtype>) -> Result<Loaded> {
         let (store, path) = (&self.store, self.path(name));
-        let tensor = store.checkpoint.borrow_mut().take(&path).ok_or_else(|| Error::MissingTensor(path.clone()))?;
+        let tensor =
+            store.checkpoint.borrow_mut().take(&path).ok_or_else(|| Error::MissingTensor(path.clone()))?;
         let loaded = tensor.load(&store.arena, dtype)?;
         store.done.set(store.done.get() + tensor.bytes());
         if let Some(report) = &store.on_progress {

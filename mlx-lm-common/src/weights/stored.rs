@@ -60,10 +60,11 @@ impl Stored {
         self.part_bytes as u64 * self.parts.len() as u64
     }
 
-    /// Bytes in memory at most, if floats become `compute`, rounded up to cache lines.
+    /// Bytes in memory at most, if floats become `compute`.
     pub fn memory_bytes(&self, compute: Dtype) -> usize {
-        let converted = if is_float(self.dtype) { self.part_bytes / size_of(self.dtype) * size_of(compute) } else { 0 };
-        (self.part_bytes.max(converted) * self.parts.len()).next_multiple_of(64)
+        let converted =
+            if is_float(self.dtype) { self.part_bytes / size_of(self.dtype) * size_of(compute) } else { 0 };
+        Arena::footprint(self.part_bytes.max(converted).saturating_mul(self.parts.len()))
     }
 
     /// Equal tensors as one, along a new first axis. `None` if they differ in shape or type, or there are none.
@@ -121,8 +122,12 @@ fn size_of(dtype: Dtype) -> usize {
 /// Converts whole values between float types.
 fn convert(from: &[u8], from_type: Dtype, to: &mut [u8], to_type: Dtype) {
     match from_type {
-        Dtype::Float16 => narrow(from.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()), to, to_type),
-        Dtype::Bfloat16 => narrow(from.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()), to, to_type),
+        Dtype::Float16 => {
+            narrow(from.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()), to, to_type)
+        }
+        Dtype::Bfloat16 => {
+            narrow(from.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()), to, to_type)
+        }
         _ => narrow(from.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])), to, to_type),
     }
 }
@@ -130,10 +135,14 @@ fn convert(from: &[u8], from_type: Dtype, to: &mut [u8], to_type: Dtype) {
 fn narrow(values: impl Iterator<Item = f32>, to: &mut [u8], to_type: Dtype) {
     match to_type {
         Dtype::Float16 => {
-            to.chunks_exact_mut(2).zip(values).for_each(|(b, v)| b.copy_from_slice(&f16::from_f32(v).to_le_bytes()));
+            to.chunks_exact_mut(2)
+                .zip(values)
+                .for_each(|(b, v)| b.copy_from_slice(&f16::from_f32(v).to_le_bytes()));
         }
         Dtype::Bfloat16 => {
-            to.chunks_exact_mut(2).zip(values).for_each(|(b, v)| b.copy_from_slice(&bf16::from_f32(v).to_le_bytes()));
+            to.chunks_exact_mut(2)
+                .zip(values)
+                .for_each(|(b, v)| b.copy_from_slice(&bf16::from_f32(v).to_le_bytes()));
         }
         _ => to.chunks_exact_mut(4).zip(values).for_each(|(b, v)| b.copy_from_slice(&v.to_le_bytes())),
     }
