@@ -4,11 +4,11 @@ use anyhow::Result;
 
 use crate::{
     fetch,
-    process::{LlmTool, run as attached},
+    process::{LlmTool, Profile, run as attached},
 };
 
 /// Fetches the demo model, builds `llm-tool` and hands the terminal to it.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     fetch::demo_model()?;
-    attached(LlmTool::built()?.command("chat").args(["--model", "demo"]).args(arguments))
+    attached(LlmTool::built(Profile::Release)?.command("chat").args(["--model", "demo"]).args(arguments))
 }

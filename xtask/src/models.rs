@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::process::{LlmTool, output, workspace};
+use crate::process::{LlmTool, Profile, output, workspace};
 
 const FILE: &str = "README.md";
 const START: &str = "<!-- models: written by `cargo xtask models` -->";
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 
 /// Writes or checks the table.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let text = output(LlmTool::built()?.command("models").arg("--json"))?;
+    let text = output(LlmTool::built(Profile::Dev)?.command("models").arg("--json"))?;
     let models: Vec<Value> =
         serde_json::from_str(&text).context("`llm-tool models --json` did not print a list of objects")?;
     let types: Vec<&str> = models.iter().filter_map(|m| m.get("model_type")?.as_str()).collect();

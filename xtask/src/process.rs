@@ -22,18 +22,31 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
-/// The command-line program of the workspace, optimized.
+/// The command-line program of the workspace.
 pub(crate) struct LlmTool {
     binary: PathBuf,
 }
 
+/// How it is built.
+pub(crate) enum Profile {
+    /// As tests are: quicker to build, with checks of arithmetic.
+    Dev,
+    /// As it is used.
+    Release,
+}
+
 impl LlmTool {
     /// Builds it, showing cargo's progress.
-    pub(crate) fn built() -> Result<LlmTool> {
+    pub(crate) fn built(profile: Profile) -> Result<LlmTool> {
+        let profile = match profile {
+            Profile::Dev => "dev",
+            Profile::Release => "release",
+        };
         let mut build = cargo();
         build.args([
             "build",
-            "--release",
+            "--profile",
+            profile,
             "--package",
             "llm-tool",
             "--message-format",

@@ -7,7 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::{
     cache, fetch,
-    process::{LlmTool, output},
+    process::{LlmTool, Profile, output},
     python::{Environment, ORACLE},
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn run() -> Result<()> {
     let model = fetch::demo_model()?;
     let reference = fs::read(reference(&model)?)?;
     let reference = SafeTensors::deserialize(&reference)?;
-    let tool = LlmTool::built()?;
+    let tool = LlmTool::built(Profile::Dev)?;
     let mut differing = 0;
     println!("{:<12} {:<8} {:>16} {:>9}", "kernels", "values", "difference", "allowed");
     for kernels in ["on", "off"] {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Peer, llama_cpp, models::Model};
 use crate::{
-    process::{LlmTool, output, shown},
+    process::{LlmTool, Profile, output, shown},
     python::{Environment, MEASURED},
 };
 
@@ -27,7 +27,7 @@ impl Programs {
         Ok(Programs {
             mlx_lm: peers.contains(&Peer::MlxLm).then(|| Environment::ready(&MEASURED)).transpose()?,
             llama_cpp: peers.contains(&Peer::LlamaCpp).then(llama_cpp::program).transpose()?,
-            ours: LlmTool::built()?,
+            ours: LlmTool::built(Profile::Release)?,
         })
     }
 }
