@@ -1,4 +1,4 @@
-//! Where models come from: two implementations of [`Downloader`](mlx_lm_common::Downloader).
+//! Where models come from: two implementations of [`Downloader`].
 //!
 //! * `HubDownloader` (feature `hub`, on by default) fetches from the Hugging Face hub into the cache that Python's
 //!   `huggingface_hub` uses, so either finds what the other has downloaded.

@@ -26,7 +26,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 /// broken file anew, publishes it unverified, drops the SHA-256 of large files from listings, and heeds neither
 /// `HF_HUB_OFFLINE` nor `Retry-After`. Here
 ///
-/// * a broken transfer goes on where it stopped, in this run or the next, also one that Python began;
+/// * a broken transfer goes on where it stopped, in this run or the next;
 /// * a file gets its name only when its size and its hash are those that the hub lists, the names of a model appear when
 ///   all its files are there, and `config.json` comes last, so what was cut short never loads as complete;
 /// * two processes that want the same file take turns, by the locks that Python takes;

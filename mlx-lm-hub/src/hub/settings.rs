@@ -59,7 +59,7 @@ impl HubBuilder {
     ///   `huggingface` in `XDG_CACHE_HOME`, else `~/.cache/huggingface`;
     /// * token: `HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN`, else the file `HF_TOKEN_PATH`, else `token` in the home folder;
     ///   none of them if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is on;
-    /// * `HF_ENDPOINT`, and offline if `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is on.
+    /// * `HF_ENDPOINT`, and offline if `HF_HUB_OFFLINE`, else `TRANSFORMERS_OFFLINE`, is on.
     pub fn from_env() -> HubBuilder {
         HubBuilder::from_variables(|name| env::var_os(name))
     }
@@ -69,9 +69,7 @@ impl HubBuilder {
         let text = |name: &str| {
             get(name)?.into_string().ok().map(|s| s.trim().to_string()).filter(|s| !s.is_empty())
         };
-        let on = |name: &str| {
-            text(name).is_some_and(|v| matches!(v.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
-        };
+        let is_on = |v: String| matches!(v.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
         let user = get("HOME").map(PathBuf::from).unwrap_or_default();
         let path = |name: &str| {
             let path = PathBuf::from(get(name)?);
@@ -84,11 +82,12 @@ impl HubBuilder {
         let cache = path("HF_HUB_CACHE")
             .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
             .unwrap_or_else(|| home.join("hub"));
-        let mut builder = HubBuilder::new(cache).offline(on("HF_HUB_OFFLINE") || on("TRANSFORMERS_OFFLINE"));
+        let mut builder = HubBuilder::new(cache)
+            .offline(text("HF_HUB_OFFLINE").or_else(|| text("TRANSFORMERS_OFFLINE")).is_some_and(is_on));
         if let Some(endpoint) = text("HF_ENDPOINT") {
             builder.endpoint = endpoint;
         }
-        if !on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+        if !text("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(is_on) {
             let file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
             builder.token =
                 text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(|| read_token(&file));
@@ -294,6 +293,7 @@ mod tests {
             assert_eq!(from(&[("TRANSFORMERS_OFFLINE", value)]).offline, expected, "{value}");
         }
         assert!(!from(&[]).offline);
+        assert!(!from(&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")]).offline);
         assert_eq!(from(&[]).endpoint, HUB);
         assert_eq!(from(&[("HF_ENDPOINT", "https://mirror.example")]).endpoint, "https://mirror.example");
     }
