@@ -55,7 +55,10 @@ impl Copy {
 }
 
 fn error(folder: &Path) -> String {
-    load_local(folder, &LoadOptions::default()).err().map(|e| e.to_string()).unwrap_or_else(|| "it loads".into())
+    load_local(folder, &LoadOptions::default())
+        .err()
+        .map(|e| e.to_string())
+        .unwrap_or_else(|| "it loads".into())
 }
 
 const DOWN: &str = "model.layers.1.mlp.down_proj";
@@ -64,18 +67,35 @@ const DOWN: &str = "model.layers.1.mlp.down_proj";
 fn every_broken_model_gives_its_own_error() {
     type Break = fn(&Copy);
     let set = |key: &'static str, value: Value| move |c: &Copy| c.config(|v| v[key] = value.clone());
-    let configs: Vec<(&str, Box<dyn Fn(&Copy)>, Vec<&str>)> = vec![
+    type Case = (&'static str, Box<dyn Fn(&Copy)>, Vec<&'static str>);
+    let configs: Vec<Case> = vec![
         ("no layers", Box::new(set("num_hidden_layers", json!(0))), vec!["num_hidden_layers", "found 0"]),
         ("negative width", Box::new(set("hidden_size", json!(-64))), vec!["hidden_size", "-64"]),
         ("huge width", Box::new(set("intermediate_size", json!(1u64 << 40))), vec!["intermediate_size"]),
         ("a width in words", Box::new(set("hidden_size", json!("many"))), vec!["hidden_size", "many"]),
         ("another width", Box::new(set("intermediate_size", json!(160))), vec!["mlp.gate_proj", "wanted"]),
-        ("more layers", Box::new(set("num_hidden_layers", json!(9))), vec!["model.layers.", "not in the checkpoint"]),
-        ("fewer layers", Box::new(set("num_hidden_layers", json!(1))), vec!["belong to nothing", "model.layers.1."]),
-        ("heads that do not divide", Box::new(set("num_key_value_heads", json!(3))), vec!["num_key_value_heads", "divisor"]),
+        (
+            "more layers",
+            Box::new(set("num_hidden_layers", json!(9))),
+            vec!["model.layers.", "not in the checkpoint"],
+        ),
+        (
+            "fewer layers",
+            Box::new(set("num_hidden_layers", json!(1))),
+            vec!["belong to nothing", "model.layers.1."],
+        ),
+        (
+            "heads that do not divide",
+            Box::new(set("num_key_value_heads", json!(3))),
+            vec!["num_key_value_heads", "divisor"],
+        ),
         ("no such rope", Box::new(set("rope_scaling", json!({"rope_type": "spiral"}))), vec!["spiral"]),
         ("a base of zero", Box::new(set("rope_theta", json!(0))), vec!["rope_theta"]),
-        ("a near name", Box::new(set("model_type", json!("lama"))), vec!["`lama` is not supported", "did you mean llama"]),
+        (
+            "a near name",
+            Box::new(set("model_type", json!("lama"))),
+            vec!["`lama` is not supported", "did you mean llama"],
+        ),
         ("no type", Box::new(set("model_type", json!(null))), vec!["model_type", "nothing"]),
     ];
     for (what, change, wanted) in configs {
@@ -88,19 +108,79 @@ fn every_broken_model_gives_its_own_error() {
     }
     let others: &[(&str, &str, Break, &[&str])] = &[
         ("no config", "llama3", |c| fs::remove_file(c.path("config.json")).unwrap(), &["config.json"]),
-        ("no weights", "llama3", |c| fs::remove_file(c.path("model.safetensors")).unwrap(), &["no safetensors file"]),
-        ("a bare NaN", "llama3", |c| rewrite(c, "\"rms_norm_eps\"", "\"rms_norm_eps\": NaN, \"was\""), &["rms_norm_eps"]),
-        ("half a config", "llama3", |c| fs::write(c.path("config.json"), "{\"model_type\"").unwrap(), &["config.json"]),
-        ("half the weights", "llama3", |c| truncate(&c.path("model.safetensors")), &["model.safetensors", "Download it again"]),
-        ("a lost shard", "llama3-sharded", |c| fs::remove_file(c.path("model-00002-of-00002.safetensors")).unwrap(), &["missing: model-00002"]),
-        ("a way out", "llama3-sharded", |c| edit(&c.path("model.safetensors.index.json"), "model-00002", "../model-00002"), &["index.json", "../"]),
-        ("a lost tensor", "llama3", |c| c.tensors(|t| drop(t.remove("model.norm.weight"))), &["`model.norm.weight` is not in"]),
-        ("a stray tensor", "llama3", |c| c.tensors(|t| drop(t.insert("spare.weight".into(), Array::from_f32(1.0)))), &["`spare.weight`"]),
-        ("a lost bias", "llama", |c| c.tensors(|t| drop(t.remove("model.layers.0.self_attn.q_proj.bias"))), &["q_proj.bias` is not in"]),
-        ("lost scales", "llama-4bit", |c| c.tensors(|t| drop(t.remove(&format!("{DOWN}.scales")))), &[DOWN, "found shape"]),
-        ("lost zero points", "llama-4bit", |c| c.tensors(|t| drop(t.remove(&format!("{DOWN}.biases")))), &[DOWN, "without biases"]),
+        (
+            "no weights",
+            "llama3",
+            |c| fs::remove_file(c.path("model.safetensors")).unwrap(),
+            &["no safetensors file"],
+        ),
+        (
+            "a bare NaN",
+            "llama3",
+            |c| rewrite(c, "\"rms_norm_eps\"", "\"rms_norm_eps\": NaN, \"was\""),
+            &["rms_norm_eps"],
+        ),
+        (
+            "half a config",
+            "llama3",
+            |c| fs::write(c.path("config.json"), "{\"model_type\"").unwrap(),
+            &["config.json"],
+        ),
+        (
+            "half the weights",
+            "llama3",
+            |c| truncate(&c.path("model.safetensors")),
+            &["model.safetensors", "Download it again"],
+        ),
+        (
+            "a lost shard",
+            "llama3-sharded",
+            |c| fs::remove_file(c.path("model-00002-of-00002.safetensors")).unwrap(),
+            &["missing: model-00002"],
+        ),
+        (
+            "a way out",
+            "llama3-sharded",
+            |c| edit(&c.path("model.safetensors.index.json"), "model-00002", "../model-00002"),
+            &["index.json", "../"],
+        ),
+        (
+            "a lost tensor",
+            "llama3",
+            |c| c.tensors(|t| drop(t.remove("model.norm.weight"))),
+            &["`model.norm.weight` is not in"],
+        ),
+        (
+            "a stray tensor",
+            "llama3",
+            |c| c.tensors(|t| drop(t.insert("spare.weight".into(), Array::from_f32(1.0)))),
+            &["`spare.weight`"],
+        ),
+        (
+            "a lost bias",
+            "llama",
+            |c| c.tensors(|t| drop(t.remove("model.layers.0.self_attn.q_proj.bias"))),
+            &["q_proj.bias` is not in"],
+        ),
+        (
+            "lost scales",
+            "llama-4bit",
+            |c| c.tensors(|t| drop(t.remove(&format!("{DOWN}.scales")))),
+            &[DOWN, "found shape"],
+        ),
+        (
+            "lost zero points",
+            "llama-4bit",
+            |c| c.tensors(|t| drop(t.remove(&format!("{DOWN}.biases")))),
+            &[DOWN, "without biases"],
+        ),
         ("cut scales", "llama-4bit", |c| c.tensors(|t| cut(t, "scales", -1)), &[DOWN, "groups of 48"]),
-        ("too few rows of scales", "llama-4bit", |c| c.tensors(|t| cut(t, "scales", 0)), &["down_proj.scales", "wanted"]),
+        (
+            "too few rows of scales",
+            "llama-4bit",
+            |c| c.tensors(|t| cut(t, "scales", 0)),
+            &["down_proj.scales", "wanted"],
+        ),
         ("floats for words", "llama-4bit", |c| c.tensors(|t| retype(t, "weight")), &[DOWN, "Float32"]),
         ("words for scales", "llama-4bit", |c| c.tensors(|t| retype(t, "scales")), &[DOWN, "Uint32"]),
     ];

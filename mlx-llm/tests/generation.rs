@@ -19,7 +19,11 @@ impl Tokenizer for Letters {
     }
 
     fn decode(&self, ids: &[u32], _: bool) -> Result<String> {
-        Ok(ids.iter().flat_map(|id| [(id % 16) as u8 + b'a', (id / 16) as u8 + b'A']).map(char::from).collect())
+        Ok(ids
+            .iter()
+            .flat_map(|id| [(id % 16) as u8 + b'a', (id / 16) as u8 + b'A'])
+            .map(char::from)
+            .collect())
     }
 
     fn eos(&self) -> &[u32] {
@@ -44,7 +48,13 @@ fn container(name: &str, eos: &[u32]) -> ModelContainer {
     let folder = tempfile::tempdir().unwrap();
     roomy(folder.path(), name, 4096);
     let options = LoadOptions { device: Some(Device::Cpu), ..Default::default() };
-    ModelContainer::load_blocking(folder.path(), mlx_llm::registry(), Arc::new(Letters(eos.to_vec())), options).unwrap()
+    ModelContainer::load_blocking(
+        folder.path(),
+        mlx_llm::registry(),
+        Arc::new(Letters(eos.to_vec())),
+        options,
+    )
+    .unwrap()
 }
 
 struct Outcome {
@@ -110,7 +120,8 @@ fn generation_ends_where_it_should() {
     let got = run(&model, &prompt, GenerateParameters { stop: vec![stop], ..tokens(24) }).unwrap();
     assert_eq!((got.text.as_str(), got.summary.finish), (&all.text[..at], FinishReason::Stop));
 
-    let full = run(&model, &(0..120).collect::<Vec<_>>(), GenerateParameters { max_tokens: None, ..tokens(1) });
+    let full =
+        run(&model, &(0..120).collect::<Vec<_>>(), GenerateParameters { max_tokens: None, ..tokens(1) });
     assert_eq!(full.unwrap().summary.generated_tokens, 4096 + 1 - 120);
 }
 
@@ -136,7 +147,8 @@ fn the_same_seed_gives_the_same_text_on_any_thread() {
 fn a_kept_cache_answers_what_it_knows() {
     let model = container("qwen3", &[]);
     let cache = model.new_cache(&GenerateParameters::default()).unwrap();
-    let ask = |prompt: &[u32]| collect(model.generate(prompt.to_vec(), tokens(6), Some(&cache)).unwrap()).unwrap();
+    let ask =
+        |prompt: &[u32]| collect(model.generate(prompt.to_vec(), tokens(6), Some(&cache)).unwrap()).unwrap();
     let prompt = [3, 17, 92, 41, 8];
     let first = ask(&prompt);
     assert_eq!(first.summary.cached_tokens, 0);
@@ -203,7 +215,9 @@ fn four_models_in_parallel_agree_with_themselves_alone() {
 #[test]
 fn errors_come_through_the_stream_and_the_model_goes_on() {
     let model = container("llama3", &[]);
-    let fails = |prompt: &[u32], parameters| run(&model, prompt, parameters).err().map(|e| e.to_string()).unwrap_or_default();
+    let fails = |prompt: &[u32], parameters| {
+        run(&model, prompt, parameters).err().map(|e| e.to_string()).unwrap_or_default()
+    };
     assert!(fails(&[], tokens(1)).contains("prompt is empty"));
     assert!(fails(&[500], tokens(1)).contains("token id 500"));
     assert!(fails(&[1; 5000], tokens(1)).contains("5000 tokens"));

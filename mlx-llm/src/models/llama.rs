@@ -116,7 +116,7 @@ impl LayersConfig {
     fn rotates(&self, model_type: &str, i: usize) -> bool {
         match (&self.no_rope_layers, model_type) {
             (Some(layers), _) => layers.get(i).is_none_or(|&l| l != 0),
-            (None, "smollm3") => (i + 1) % self.no_rope_layer_interval.unwrap_or(4) as usize != 0,
+            (None, "smollm3") => !(i + 1).is_multiple_of(self.no_rope_layer_interval.unwrap_or(4) as usize),
             _ => true,
         }
     }

@@ -11,7 +11,11 @@ use mlx_llm::{
     load_local,
 };
 use mlx_rs::{Array, ops};
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Every fixture's folder, in order of name.
 pub fn fixtures() -> Vec<PathBuf> {
@@ -27,7 +31,7 @@ pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
 }
 
-pub fn load(folder: &PathBuf, without_kernels: bool) -> LoadedModel {
+pub fn load(folder: &Path, without_kernels: bool) -> LoadedModel {
     let options = LoadOptions { device: Some(Device::Cpu), without_kernels, ..Default::default() };
     load_local(folder, &options).unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
 }

@@ -1,7 +1,7 @@
 //! Prompt-cache files in mlx-lm's layout: a safetensors file whose tensors are `layer.index`, and whose metadata are, flattened, each
 //! layer's scalars (`0`), the user's values (`1`) and each layer's class name (`2`).
 
-use super::LayerState;
+use super::{LayerState, Metadata};
 use crate::{Error, Result, raw::Arena, weights};
 use mlx_rs::Array;
 use std::{collections::HashMap, path::Path};
@@ -38,7 +38,7 @@ pub(super) fn save(path: &Path, states: &[LayerState], user: &[(String, String)]
 }
 
 /// The layers' states and the user's metadata.
-pub(super) fn load(path: &Path) -> Result<(Vec<LayerState>, Vec<(String, String)>)> {
+pub(super) fn load(path: &Path) -> Result<(Vec<LayerState>, Metadata)> {
     let (mut tensors, metadata) = weights::open_file(path)?;
     let arena = Arena::new(0);
     let mut states = Vec::new();

@@ -52,6 +52,9 @@ pub struct LayerState {
     pub meta: Vec<String>,
 }
 
+/// What a user notes in a saved cache: names and values.
+pub type Metadata = Vec<(String, String)>;
+
 /// The caches of all layers.
 pub struct Cache {
     layers: Vec<Box<dyn KvCache>>,
@@ -123,11 +126,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Cache`] if it belongs to another model; [`Error::File`] if it is damaged.
-    pub fn load(
-        path: &Path,
-        specs: &[CacheSpec],
-        policy: &CachePolicy,
-    ) -> Result<(Cache, Vec<(String, String)>)> {
+    pub fn load(path: &Path, specs: &[CacheSpec], policy: &CachePolicy) -> Result<(Cache, Metadata)> {
         let (states, metadata) = file::load(path)?;
         if states.len() != specs.len() {
             return Err(Error::Cache(format!(

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    cache::{Cache, CachePolicy, CacheSpec},
+    cache::{Cache, CachePolicy, CacheSpec, Metadata},
 };
 use std::path::Path;
 
@@ -75,7 +75,7 @@ impl PromptCache {
     ///
     /// # Errors
     /// [`Error::Cache`] or [`Error::File`]; the cache is then as it was.
-    pub fn restore(&mut self, path: &Path) -> Result<Vec<(String, String)>> {
+    pub fn restore(&mut self, path: &Path) -> Result<Metadata> {
         let (cache, metadata) = Cache::load(path, &self.specs, &self.policy)?;
         let tokens = metadata.iter().find(|(k, _)| k == TOKENS).map_or("", |(_, v)| v);
         let tokens: Vec<u32> = tokens.split_whitespace().map_while(|t| t.parse().ok()).collect();

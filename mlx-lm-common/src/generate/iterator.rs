@@ -93,8 +93,8 @@ impl<'a> TokenIterator<'a> {
         if !self.processors.is_empty() {
             logits = self.processors.process(logits)?;
         }
-        // The likeliest token is the same before and after normalization.
-        if !self.sampler.is_greedy() || self.logprobs.is_some() {
+        // Samplers look at differences alone.
+        if self.logprobs.is_some() {
             logits = logits.subtract(ops::logsumexp_axis(&logits, -1, true)?)?;
         }
         let token = self.sampler.sample(&logits)?;

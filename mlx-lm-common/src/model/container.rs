@@ -126,7 +126,9 @@ impl ModelContainer {
         let path = path.to_path_buf();
         std::thread::Builder::new()
             .name("mlx-load".into())
-            .spawn(move || done.send(ModelContainer::load_blocking(&path, registry, tokenizer, options)))
+            .spawn(move || {
+                let _ = done.send(ModelContainer::load_blocking(&path, registry, tokenizer, options));
+            })
             .map_err(|e| Error::Unsupported(format!("cannot start a thread to load the model: {e}")))?;
         loaded.await.map_err(|_| Error::Cancelled)?
     }

@@ -76,7 +76,10 @@ impl Packed {
         };
         if weight.dtype() != Dtype::Uint32 || !typed {
             let (w, s) = (weight.dtype(), scales.dtype());
-            return bad(format!("weights of {w:?} with scales of {s:?} {with} biases are no {} quantization", mode.name()));
+            return bad(format!(
+                "weights of {w:?} with scales of {s:?} {with} biases are no {} quantization",
+                mode.name()
+            ));
         }
         Ok(Packed { weight, scales, biases, group, bits, mode })
     }

@@ -148,7 +148,7 @@ pub(crate) const FORMATS: [Format; 11] = [
 ];
 
 /// Numbers that look random (splitmix64).
-pub(crate) struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     pub(crate) fn next(&mut self) -> u64 {
