@@ -2,6 +2,10 @@
 
 mod models;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
+
 pub use mlx_lm_common as common;
 pub use mlx_lm_common::{
     Config, Error, Result, Tokenizer,
