@@ -56,7 +56,8 @@ pub unsafe fn adopt(data: *mut u8, shape: &[i32], dtype: Dtype, owner: Owner) ->
     let owner = Box::into_raw(Box::new(owner)).cast();
     #[cfg(primitive)]
     // SAFETY: the caller's promise; `mlk_adopt` releases the owner in every case.
-    let made = unsafe { mlk_adopt(data.cast(), shape.as_ptr(), shape.len() as i32, dtype as i32, owner, release) };
+    let made =
+        unsafe { mlk_adopt(data.cast(), shape.as_ptr(), shape.len() as i32, dtype as i32, owner, release) };
     #[cfg(not(primitive))]
     let made = {
         let _ = (data, shape, dtype);

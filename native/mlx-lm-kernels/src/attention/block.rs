@@ -1,6 +1,6 @@
 //! One task of attention: a tile of queries against blocks of keys.
 //!
-//! A block's keys are transposed so that lanes are keys, scores of four queries are computed at a time, and softmax is kept
+//! A block's keys are transposed so that lanes are keys, scores of several queries are computed at a time, and softmax is kept
 //! running. What splits of the keys leave is joined at the end.
 
 use super::mask::{KEYS, Mask, Seen};
@@ -14,30 +14,28 @@ use std::ops::Range;
 
 const MASKED: f32 = -1e30;
 
-/// Runs `$call` for rows `$r..$r + R`, four at a time and then the rest.
-macro_rules! rows_of_four {
-    ($n:expr, $r:ident, $c:ident, $call:expr) => {{
+/// Runs `$call` for rows `$r..$r + R` of `$n`, as many at a time as there are registers for.
+macro_rules! by_rows {
+    ($simd:ident, $n:expr, $r:ident, $c:ident, $call:expr) => {{
         let mut $r = 0;
         while $r < $n {
-            match $n - $r {
-                4.. => {
+            $r += match ($n - $r, $simd::NV) {
+                (4.., 2..) => {
                     const $c: usize = 4;
                     $call
+                    $c
                 }
-                3 => {
-                    const $c: usize = 3;
-                    $call
-                }
-                2 => {
+                (2.., _) => {
                     const $c: usize = 2;
                     $call
+                    $c
                 }
                 _ => {
                     const $c: usize = 1;
                     $call
+                    $c
                 }
-            }
-            $r += 4;
+            };
         }
     }};
 }
@@ -83,12 +81,9 @@ unsafe fn block_body<S: Simd, E: Elem>(task: &Task, keys: *const E, values: *con
         std::slice::from_raw_parts_mut(part, n * width).fill(0.0);
         for (s0, count) in task.blocks.clone().map(|b| task.seen.block(b)) {
             turn::<S, E>(keys.add(s0 * d), count, d, turned);
-            rows_of_four!(
-                n,
-                r,
-                R,
-                score_rows::<S, R>(q.add(r * width), turned, d, width, scale, scores.add(r * KEYS))
-            );
+            by_rows!(S, n, r, R, {
+                score_rows::<S, R>(q.add(r * width), turned, d, width, scale, scores.add(r * KEYS));
+            });
             for r in 0..n {
                 let row = scores.add(r * KEYS);
                 let Some((hidden, end)) = task.mask.hidden(first + r / share, s0, count) else {
@@ -99,12 +94,9 @@ unsafe fn block_body<S: Simd, E: Elem>(task: &Task, keys: *const E, values: *con
                 soften::<S>(row, largest.add(r), sums.add(r), part.add(r * width), width);
             }
             let v = values.add(s0 * d);
-            rows_of_four!(
-                n,
-                r,
-                R,
-                add_values::<S, E, R>(scores.add(r * KEYS), v, count, d, width, part.add(r * width))
-            );
+            by_rows!(S, n, r, R, {
+                add_values::<S, E, R>(scores.add(r * KEYS), v, count, d, width, part.add(r * width));
+            });
         }
     }
 }
@@ -130,7 +122,7 @@ unsafe fn turn<S: Simd, E: Elem>(keys: *const E, count: usize, d: usize, out: *m
     }
 }
 
-/// Scores of `R` queries with a block of keys.
+/// Scores of `R` queries with a block of transposed keys.
 #[inline(always)]
 unsafe fn score_rows<S: Simd, const R: usize>(
     q: *const f32,
@@ -142,12 +134,33 @@ unsafe fn score_rows<S: Simd, const R: usize>(
 ) {
     // SAFETY: see `attend_block`.
     unsafe {
-        let mut acc = [[S::splat(0.0); 4]; R];
+        if S::NV > 1 {
+            score_part::<S, R, 4>(q, turned, d, width, scale, out);
+        } else {
+            score_part::<S, R, 2>(q, turned, d, width, scale, out);
+            score_part::<S, R, 2>(q, turned.add(32), d, width, scale, out.add(32));
+        }
+    }
+}
+
+/// The same for `V` vectors of keys.
+#[inline(always)]
+unsafe fn score_part<S: Simd, const R: usize, const V: usize>(
+    q: *const f32,
+    turned: *const f32,
+    d: usize,
+    width: usize,
+    scale: f32,
+    out: *mut f32,
+) {
+    // SAFETY: see `attend_block`.
+    unsafe {
+        let mut acc = [[S::splat(0.0); V]; R];
         for i in 0..d {
-            let k: [S::V; 4] = std::array::from_fn(|v| S::load(turned.add(i * KEYS + 16 * v)));
+            let k: [S::V; V] = std::array::from_fn(|v| S::load(turned.add(i * KEYS + 16 * v)));
             for (r, acc) in acc.iter_mut().enumerate() {
                 let x = S::splat(*q.add(r * width + i));
-                for v in 0..4 {
+                for v in 0..V {
                     acc[v] = S::fma(x, k[v], acc[v]);
                 }
             }
@@ -188,7 +201,7 @@ unsafe fn soften<S: Simd>(row: *mut f32, largest: *mut f32, sum: *mut f32, acc: 
     }
 }
 
-/// Adds the weighted values of a block to the sums of `R` queries, 64 values of a head at a time.
+/// Adds the weighted values of a block to the sums of `R` queries, 64 (or 32) values of a head at a time.
 #[inline(always)]
 unsafe fn add_values<S: Simd, E: Elem, const R: usize>(
     weights: *const f32,
@@ -204,9 +217,9 @@ unsafe fn add_values<S: Simd, E: Elem, const R: usize>(
         unsafe {
             let (v, out) = (values.add(i), out.add(i));
             i += match d - i {
-                64.. => add_part::<S, E, R, 4, true>(weights, v, count, d, width, 64, out),
-                32..64 => add_part::<S, E, R, 2, true>(weights, v, count, d, width, 32, out),
-                16..32 => add_part::<S, E, R, 1, true>(weights, v, count, d, width, 16, out),
+                64.. if S::NV > 1 => add_part::<S, E, R, 4, true>(weights, v, count, d, width, 64, out),
+                32.. => add_part::<S, E, R, 2, true>(weights, v, count, d, width, 32, out),
+                16.. => add_part::<S, E, R, 1, true>(weights, v, count, d, width, 16, out),
                 left => add_part::<S, E, R, 1, false>(weights, v, count, d, width, left, out),
             };
         }
