@@ -57,6 +57,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     } else {
         models.push(models::random()?);
     }
+    // Programs whose threads wait for one another suffer most from a core that others use.
+    let load = report::load_average();
+    if load.is_some_and(|l| l > 0.5) {
+        eprintln!("warning: other programs are running; the ratios mean little");
+    }
     let mut measured = Vec::new();
     for model in models {
         let mut engines: Vec<_> =
@@ -71,9 +76,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.json {
         let models: Vec<Value> = measured.iter().map(report::json).collect();
-        println!("{}", json!({ "processor": report::processor(), "cores": cores, "models": models }));
+        println!(
+            "{}",
+            json!({ "processor": report::processor(), "cores": cores, "load_average_before": load, "models": models })
+        );
     } else {
-        println!("{}, {cores} cores", report::processor());
+        let load = load.map_or(String::new(), |l| format!(", load average before {l}"));
+        println!("{}, {cores} cores{load}", report::processor());
         measured.iter().for_each(report::print);
     }
     Ok(())
