@@ -4,11 +4,11 @@ use anyhow::Result;
 
 use crate::{
     fetch,
-    process::{LlmTool, Profile, run as attached},
+    process::{LlmTool, Profile, replace},
 };
 
 /// Fetches the demo model, builds `llm-tool` and hands the terminal to it.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     fetch::demo_model()?;
-    attached(LlmTool::built(Profile::Release)?.command("chat").args(["--model", "demo"]).args(arguments))
+    replace(LlmTool::built(Profile::Release)?.command("chat").args(["--model", "demo"]).args(arguments))
 }
