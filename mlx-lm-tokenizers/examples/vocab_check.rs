@@ -42,7 +42,10 @@ fn main() -> ExitCode {
     for Row { file, kind, texts, equal, problem } in &rows {
         println!("{file:<34} {kind:<16} {texts:>5} {equal:>5}  {problem}");
     }
-    let wrong = rows.iter().filter(|row| !row.problem.is_empty() && !NOT_CLAIMED.contains(&row.kind.as_str())).count();
+    let wrong = rows
+        .iter()
+        .filter(|row| !row.problem.is_empty() && !NOT_CLAIMED.contains(&row.kind.as_str()))
+        .count();
     println!("{} vocabularies, {wrong} wrong", rows.len());
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -51,7 +54,10 @@ fn files(folder: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "gguf") && beside(&path, "inp").is_file() && beside(&path, "out").is_file() {
+        if path.extension().is_some_and(|e| e == "gguf")
+            && beside(&path, "inp").is_file()
+            && beside(&path, "out").is_file()
+        {
             files.push(path);
         }
     }
@@ -78,7 +84,8 @@ fn check(path: &Path) -> Row {
 fn compare(path: &Path, row: &mut Row) -> Result<(), Error> {
     let metadata = Gguf::open(path)?.metadata().clone();
     let model = metadata.str("tokenizer.ggml.model")?;
-    row.kind = if model == "gpt2" { metadata.str("tokenizer.ggml.pre").unwrap_or("default") } else { model }.into();
+    row.kind =
+        if model == "gpt2" { metadata.str("tokenizer.ggml.pre").unwrap_or("default") } else { model }.into();
     let read = |extension| {
         let path = beside(path, extension);
         fs::read_to_string(&path).map_err(|e| Error::io(path, e))
@@ -88,7 +95,10 @@ fn compare(path: &Path, row: &mut Row) -> Result<(), Error> {
     let ids: Vec<&str> = ids.lines().collect();
     row.texts = texts.len();
     if ids.len() != texts.len() {
-        return Err(Error::file(beside(path, "out"), format!("{} lines for {} texts", ids.len(), texts.len())));
+        return Err(Error::file(
+            beside(path, "out"),
+            format!("{} lines for {} texts", ids.len(), texts.len()),
+        ));
     }
     let tokenizer = AutoTokenizer::load(path)?;
     for (text, wanted) in texts.iter().zip(ids) {

@@ -19,7 +19,8 @@ use tokenizers::AddedToken;
 const CONFIG: &str = "tokenizer_config.json";
 
 /// The keys that name one special token each.
-const SPECIAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const SPECIAL: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// Tokenizer classes that set a leading BOS themselves, unless `add_bos_token` says otherwise.
 const WITH_BOS: [&str; 4] = ["Llama", "CodeLlama", "Gemma", "Cohere"];
@@ -27,7 +28,8 @@ const WITH_BOS: [&str; 4] = ["Llama", "CodeLlama", "Gemma", "Cohere"];
 pub(crate) fn load(dir: &Path) -> Result<AutoTokenizer> {
     let file = dir.join("tokenizer.json");
     let bytes = fs::read(&file).map_err(|e| missing(dir, &file, e))?;
-    let mut pipeline = guarded("read it", || tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|e| Error::file(&file, words(e)))?;
+    let mut pipeline = guarded("read it", || tokenizers::Tokenizer::from_bytes(&bytes))
+        .map_err(|e| Error::file(&file, words(e)))?;
     // Chat and completion want whole texts; these settings are for batches of an encoder's training.
     pipeline.with_padding(None);
     let unlimited = guarded("lift its limit", || pipeline.with_truncation(None).map(drop));
@@ -40,7 +42,9 @@ pub(crate) fn load(dir: &Path) -> Result<AutoTokenizer> {
     let id = |name| special.get(name).and_then(|token| pipeline.token_to_id(token));
     let (bos, eos) = (id("bos_token"), id("eos_token"));
     if let (Some(token), None) = (special.get("eos_token"), eos) {
-        return Err(config.bad("eos_token", format!("`{token}` is not in the vocabulary, so no text would ever end")));
+        return Err(
+            config.bad("eos_token", format!("`{token}` is not in the vocabulary, so no text would ever end"))
+        );
     }
 
     let added = pipeline.encode("", true)?;
@@ -50,15 +54,26 @@ pub(crate) fn load(dir: &Path) -> Result<AutoTokenizer> {
         _ => Edge::AsIs,
     };
     let default = config.class().and_then(|class| WITH_BOS.contains(&class).then_some(true));
-    let first = edge(config.flag("add_bos_token")?.or(default), bos, bos.is_some() && added.first() == bos.as_ref());
+    let first =
+        edge(config.flag("add_bos_token")?.or(default), bos, bos.is_some() && added.first() == bos.as_ref());
     let last = edge(config.flag("add_eos_token")?, eos, eos.is_some() && added.last() == eos.as_ref());
     let templates = templates(dir, &config)?;
-    Ok(AutoTokenizer { first, last, bos, eos: eos.into_iter().collect(), vocab_size: pipeline.vocab_size(), pipeline, special, templates })
+    Ok(AutoTokenizer {
+        first,
+        last,
+        bos,
+        eos: eos.into_iter().collect(),
+        vocab_size: pipeline.vocab_size(),
+        pipeline,
+        special,
+        templates,
+    })
 }
 
 /// The error for a `tokenizer.json` that is not there.
 fn missing(dir: &Path, file: &Path, e: io::Error) -> Error {
-    let other = ["tokenizer.model", "vocab.json", "tiktoken.model"].into_iter().find(|name| dir.join(name).is_file());
+    let other =
+        ["tokenizer.model", "vocab.json", "tiktoken.model"].into_iter().find(|name| dir.join(name).is_file());
     match other {
         Some(other) if e.kind() == io::ErrorKind::NotFound => {
             let how = "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of Python's transformers writes it";
@@ -90,7 +105,7 @@ enum Token {
 }
 
 /// An entry of `added_tokens_decoder`.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 struct Added {
     content: String,
@@ -99,12 +114,6 @@ struct Added {
     single_word: bool,
     normalized: Option<bool>,
     special: bool,
-}
-
-impl Default for Added {
-    fn default() -> Added {
-        Added { content: String::new(), lstrip: false, rstrip: false, single_word: false, normalized: None, special: false }
-    }
 }
 
 /// `chat_template` is one template, or several with names.
@@ -136,7 +145,9 @@ impl Config {
     /// The value at `key`, if there is one that is not null.
     fn get<T: DeserializeOwned>(&self, key: &str, wanted: &str) -> Result<Option<T>> {
         let Some(value) = self.values.get(key).filter(|v| !v.is_null()) else { return Ok(None) };
-        T::deserialize(value).map(Some).map_err(|_| self.bad(key, format!("found {}, wanted {wanted}", brief(value))))
+        T::deserialize(value)
+            .map(Some)
+            .map_err(|_| self.bad(key, format!("found {}, wanted {wanted}", brief(value))))
     }
 
     fn flag(&self, key: &str) -> Result<Option<bool>> {
@@ -156,7 +167,9 @@ impl Config {
         let mut special = SpecialTokens::new();
         for config in [&older, self] {
             for key in SPECIAL {
-                if let Some(Token::Text(text) | Token::Object { content: text }) = config.get(key, "a string or an object with `content`")? {
+                if let Some(Token::Text(text) | Token::Object { content: text }) =
+                    config.get(key, "a string or an object with `content`")?
+                {
                     special.insert(key, text.into());
                 }
             }
@@ -181,13 +194,20 @@ impl Config {
             let token = AddedToken::from(t.content.clone(), t.special).lstrip(t.lstrip).rstrip(t.rstrip);
             token.single_word(t.single_word).normalized(t.normalized.unwrap_or(!t.special))
         };
-        let new: Vec<_> = entries.iter().filter(|(_, t)| pipeline.token_to_id(&t.content).is_none()).map(|(id, _)| *id).collect();
+        let new: Vec<_> = entries
+            .iter()
+            .filter(|(_, t)| pipeline.token_to_id(&t.content).is_none())
+            .map(|(id, _)| *id)
+            .collect();
         pipeline.add_tokens(entries.values().map(token).collect())?;
         for id in new {
             let text = &entries[&id].content;
             match pipeline.token_to_id(text) {
                 Some(got) if got != id => {
-                    return Err(self.bad(&format!("{KEY}.{id}"), format!("`{text}` would be token {got} after those of tokenizer.json")));
+                    return Err(self.bad(
+                        &format!("{KEY}.{id}"),
+                        format!("`{text}` would be token {got} after those of tokenizer.json"),
+                    ));
                 }
                 _ => {}
             }
@@ -214,7 +234,8 @@ fn templates(dir: &Path, config: &Config) -> Result<ChatTemplates> {
     let path = dir.join("chat_template.json");
     let separate = Config { values: read_json(&path)?.unwrap_or_default(), path };
     for config in [&separate, config] {
-        let found: Option<Templates> = config.get("chat_template", "a template, or a list of objects with `name` and `template`")?;
+        let found: Option<Templates> =
+            config.get("chat_template", "a template, or a list of objects with `name` and `template`")?;
         let Some(found) = found else { continue };
         let named: Vec<(String, String)> = match found {
             Templates::One(source) => vec![("default".into(), source)],
@@ -239,7 +260,9 @@ fn jinja_files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(|e| Error::io(dir, e))?.path();
-        if let (Some("jinja"), Some(name)) = (path.extension().and_then(|e| e.to_str()), path.file_stem().and_then(|s| s.to_str())) {
+        if let (Some("jinja"), Some(name)) =
+            (path.extension().and_then(|e| e.to_str()), path.file_stem().and_then(|s| s.to_str()))
+        {
             files.push((name.to_string(), path));
         }
     }

@@ -58,7 +58,9 @@ pub(crate) fn guarded<T>(what: &str, work: impl FnOnce() -> tokenizers::Result<T
         Ok(Err(e)) => e.to_string(),
         Err(panic) => match panic.downcast::<String>() {
             Ok(words) => *words,
-            Err(panic) => panic.downcast::<&str>().map_or_else(|_| "it panicked".into(), |words| words.to_string()),
+            Err(panic) => {
+                panic.downcast::<&str>().map_or_else(|_| "it panicked".into(), |words| words.to_string())
+            }
         },
     };
     Err(Error::Tokenizer(format!("cannot {what}: {words}")))

@@ -36,7 +36,8 @@ pub(super) fn build(vocab: &Vocab, metadata: &Metadata) -> Result<Built> {
 pub(super) fn build_gemma(vocab: &Vocab, metadata: &Metadata) -> Result<Built> {
     let model = model(vocab, metadata, BPE::builder().byte_fallback(true))?;
     let replace = |from: &str, to: &str| guarded("build it", || Replace::new(from, to));
-    let decoders: Vec<DecoderWrapper> = vec![replace("▁", " ")?.into(), ByteFallback::new().into(), Fuse::new().into()];
+    let decoders: Vec<DecoderWrapper> =
+        vec![replace("▁", " ")?.into(), ByteFallback::new().into(), Fuse::new().into()];
     let mut tokenizer = Tokenizer::new(model);
     let normalizer = replace(" ", "▁")?;
     guarded("build it", || tokenizer.with_normalizer(Some(normalizer)).map(drop))?;
@@ -57,7 +58,10 @@ fn finish(mut tokenizer: Tokenizer, vocab: &Vocab, metadata: &Metadata, add_bos:
 fn splits(expressions: &[&str]) -> Result<Vec<PreTokenizerWrapper>> {
     let split = |e: &&str| {
         let pattern = SplitPattern::Regex(e.to_string());
-        guarded("compile a regular expression", || Split::new(pattern, SplitDelimiterBehavior::Isolated, false)).map(Into::into)
+        guarded("compile a regular expression", || {
+            Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+        })
+        .map(Into::into)
     };
     expressions.iter().map(split).collect()
 }
@@ -71,7 +75,11 @@ fn model(vocab: &Vocab, metadata: &Metadata, builder: BpeBuilder) -> Result<BPE>
         // The first part has at least one character, which may be a space itself.
         let cut = line.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
         let Some((left, right)) = cut.map(|at| (&line[..at], &line[at + 1..])) else {
-            return Err(Error::config(format!("{MERGES}[{i}]"), format!("{line:?}"), "two tokens with a space between them"));
+            return Err(Error::config(
+                format!("{MERGES}[{i}]"),
+                format!("{line:?}"),
+                "two tokens with a space between them",
+            ));
         };
         whole.clear();
         whole.push_str(left);
@@ -85,5 +93,7 @@ fn model(vocab: &Vocab, metadata: &Metadata, builder: BpeBuilder) -> Result<BPE>
         }
     }
     let ids: Vec<(String, u32)> = vocab.tokens().iter().cloned().zip(0..).collect();
-    guarded("build it", || builder.vocab_and_merges(ids.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges).build())
+    guarded("build it", || {
+        builder.vocab_and_merges(ids.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges).build()
+    })
 }

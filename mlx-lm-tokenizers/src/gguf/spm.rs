@@ -16,7 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 use tokenizers::{
-    DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Token, TokenizerImpl,
+    DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Token,
+    TokenizerImpl,
     decoders::{byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence, strip::Strip},
     models::bpe::BpeTrainer,
     normalizers::Replace,
@@ -27,7 +28,8 @@ const SPACE: &str = "▁";
 
 pub(super) fn build(vocab: &Vocab, metadata: &Metadata) -> Result<Built> {
     let space_first = metadata.optional("tokenizer.ggml.add_space_prefix", Field::bool)?.unwrap_or(true);
-    let byte = |b: u8| vocab.id(&format!("<0x{b:02X}>")).or_else(|| vocab.id(std::str::from_utf8(&[b]).ok()?));
+    let byte =
+        |b: u8| vocab.id(&format!("<0x{b:02X}>")).or_else(|| vocab.id(std::str::from_utf8(&[b]).ok()?));
     let model = Spm {
         scores: vocab.scores(metadata)?,
         longest: vocab.tokens().iter().map(String::len).max().unwrap_or(0),
@@ -38,11 +40,13 @@ pub(super) fn build(vocab: &Vocab, metadata: &Metadata) -> Result<Built> {
         space_first,
     };
     let replace = guarded("build it", || Replace::new(SPACE, " "))?;
-    let mut decoders: Vec<DecoderWrapper> = vec![replace.into(), ByteFallback::new().into(), Fuse::new().into()];
+    let mut decoders: Vec<DecoderWrapper> =
+        vec![replace.into(), ByteFallback::new().into(), Fuse::new().into()];
     if space_first {
         decoders.push(Strip::new(' ', 1, 0).into());
     }
-    type Pipeline = TokenizerImpl<Spm, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+    type Pipeline =
+        TokenizerImpl<Spm, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
     let mut tokenizer = Pipeline::new(model);
     tokenizer.with_decoder(Some(Sequence::new(decoders)));
     guarded("add the special tokens", || tokenizer.add_tokens(vocab.added()))?;
@@ -107,7 +111,10 @@ impl Spm {
         }
         while let Some(Pair { left: Reverse(left), right, bytes, .. }) = heap.pop() {
             // One of the two has changed since.
-            if pieces[left].bytes == 0 || pieces[right].bytes == 0 || pieces[left].bytes + pieces[right].bytes != bytes {
+            if pieces[left].bytes == 0
+                || pieces[right].bytes == 0
+                || pieces[left].bytes + pieces[right].bytes != bytes
+            {
                 continue;
             }
             pieces[left].bytes = bytes;
@@ -146,12 +153,16 @@ impl Model for Spm {
         }
         let mut tokens = Vec::new();
         // The offsets are into this text, not the sequence: nobody asks for them.
-        let mut push = |id: u32| tokens.push(Token::new(id, self.tokens[id as usize].clone(), (0, sequence.len())));
+        let mut push =
+            |id: u32| tokens.push(Token::new(id, self.tokens[id as usize].clone(), (0, sequence.len())));
         for piece in self.pieces(&text) {
             let piece = &text[piece.start..piece.start + piece.bytes];
             match self.ids.get(piece) {
                 Some(id) => push(*id),
-                None => piece.bytes().filter_map(|b| self.bytes[usize::from(b)].or(self.unknown)).for_each(&mut push),
+                None => piece
+                    .bytes()
+                    .filter_map(|b| self.bytes[usize::from(b)].or(self.unknown))
+                    .for_each(&mut push),
             }
         }
         Ok(tokens)

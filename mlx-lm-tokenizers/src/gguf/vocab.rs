@@ -86,13 +86,23 @@ impl Vocab {
         for (id, text) in (0..).zip(listed.iter()) {
             let text = if text.is_empty() { format!("[EMPTY_{id}]") } else { text.to_string() };
             if let Some(first) = ids.insert(text.clone(), id) {
-                return Err(Error::config(TOKENS, format!("{text:?} at {first} and at {id}"), "every token once"));
+                return Err(Error::config(
+                    TOKENS,
+                    format!("{text:?} at {first} and at {id}"),
+                    "every token once",
+                ));
             }
             tokens.push(text);
         }
         let kinds = match metadata.optional(TYPES, Field::i32s)? {
             Some(types) if types.len() == tokens.len() => types.iter().map(|n| Kind::of(*n)).collect(),
-            Some(types) => return Err(Error::config(TYPES, format!("{} types", types.len()), format!("{}", tokens.len()))),
+            Some(types) => {
+                return Err(Error::config(
+                    TYPES,
+                    format!("{} types", types.len()),
+                    format!("{}", tokens.len()),
+                ));
+            }
             None => vec![Kind::Normal; tokens.len()],
         };
         let name = metadata.optional("general.name", Field::str)?.unwrap_or_default().to_lowercase();
@@ -130,7 +140,11 @@ impl Vocab {
             _ => return Err(field.wanted("an array of float32")),
         };
         if scores.len() != self.tokens.len() {
-            return Err(Error::config(SCORES, format!("{} scores", scores.len()), format!("{}", self.tokens.len())));
+            return Err(Error::config(
+                SCORES,
+                format!("{} scores", scores.len()),
+                format!("{}", self.tokens.len()),
+            ));
         }
         Ok(scores)
     }
@@ -145,7 +159,9 @@ impl Vocab {
             // -1 as an unsigned number: the model has no such token.
             Some(u32::MAX) => Ok(None),
             Some(id) if (id as usize) < self.tokens.len() => Ok(Some(id)),
-            Some(id) => Err(Error::config(key, id, format!("the id of a token, below {}", self.tokens.len()))),
+            Some(id) => {
+                Err(Error::config(key, id, format!("the id of a token, below {}", self.tokens.len())))
+            }
         }
     }
 
@@ -172,7 +188,8 @@ impl Vocab {
     /// The tokens that are found in a text before anything else is done with it.
     pub(super) fn added(&self) -> Vec<AddedToken> {
         let ids = 0..self.tokens.len() as u32;
-        let added = ids.filter(|id| matches!(self.kind(*id), Kind::Unknown | Kind::Control | Kind::UserDefined));
+        let added =
+            ids.filter(|id| matches!(self.kind(*id), Kind::Unknown | Kind::Control | Kind::UserDefined));
         let token = |id| {
             let text = self.text(id);
             let strip = self.strip_after_special && !matches!(text, "<unk>" | "<s>" | "<|endoftext|>");

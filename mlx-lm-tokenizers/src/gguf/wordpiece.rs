@@ -10,11 +10,8 @@ use mlx_lm_common::{
     gguf::{Field, Metadata},
 };
 use tokenizers::{
-    Tokenizer,
-    decoders::wordpiece::WordPiece as Decoder,
-    models::wordpiece::WordPiece,
-    normalizers::BertNormalizer,
-    pre_tokenizers::bert::BertPreTokenizer,
+    Tokenizer, decoders::wordpiece::WordPiece as Decoder, models::wordpiece::WordPiece,
+    normalizers::BertNormalizer, pre_tokenizers::bert::BertPreTokenizer,
 };
 
 pub(super) fn build(vocab: &Vocab, metadata: &Metadata) -> Result<Built> {
@@ -29,11 +26,13 @@ pub(super) fn build(vocab: &Vocab, metadata: &Metadata) -> Result<Built> {
     let ids = (0..vocab.tokens().len() as u32).map(|id| (word(id), id));
     let special = |key| vocab.special(metadata, key)?.ok_or_else(|| Error::config(key, "nothing", "a token"));
     let unknown = vocab.text(special(vocab::UNKNOWN)?).to_string();
-    let builder = WordPiece::builder().vocab(ids.collect::<tokenizers::models::bpe::Vocab>()).unk_token(unknown);
+    let builder =
+        WordPiece::builder().vocab(ids.collect::<tokenizers::models::bpe::Vocab>()).unk_token(unknown);
     let model = guarded("build it", || builder.max_input_chars_per_word(MAX_WORD).build())?;
 
     let lowercase = metadata.optional("tokenizer.ggml.normalizer.lowercase", Field::bool)?.unwrap_or(true);
-    let strip = metadata.optional("tokenizer.ggml.normalizer.strip_accents", Field::bool)?.unwrap_or(lowercase);
+    let strip =
+        metadata.optional("tokenizer.ggml.normalizer.strip_accents", Field::bool)?.unwrap_or(lowercase);
     let mut tokenizer = Tokenizer::new(model);
     let normalizer = BertNormalizer::new(true, true, Some(strip), lowercase);
     guarded("build it", || tokenizer.with_normalizer(Some(normalizer)).map(drop))?;

@@ -1,7 +1,8 @@
 //! The functions that transformers adds to Jinja.
 
 use chrono::{DateTime, FixedOffset, Local, format::StrftimeItems};
-use minijinja::{Error, ErrorKind};
+use minijinja::{Error, ErrorKind, State, Value};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use std::{fmt, sync::Arc};
 
 /// Tells templates what time it is, and in which zone.
@@ -14,11 +15,42 @@ pub(super) fn system_clock() -> Clock {
 
 /// The time as Python's `strftime` writes it.
 pub(super) fn strftime(clock: &Clock, format: &str) -> Result<String, Error> {
-    let fail = || Error::new(ErrorKind::InvalidOperation, format!("strftime_now: cannot write a time as {format:?}"));
+    let fail = || {
+        Error::new(ErrorKind::InvalidOperation, format!("strftime_now: cannot write a time as {format:?}"))
+    };
     let items = StrftimeItems::new(format).parse().map_err(|_| fail())?;
     let mut text = String::new();
     fmt::write(&mut text, format_args!("{}", clock().format_with_items(items.iter()))).map_err(|_| fail())?;
     Ok(text)
+}
+
+/// Python cannot iterate over None; minijinja can.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
+
+/// Methods of Python's strings, lists and dictionaries.
+pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    match (name, value.as_str()) {
+        // minijinja's way to write a title leaves letters alone that do not follow a space.
+        ("title", Some(text)) if args.is_empty() => Ok(title(text).into()),
+        _ => unknown_method_callback(state, value, name, args),
+    }
+}
+
+/// Python's `str.title`: whatever follows something other than a letter begins a word.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut inside = false;
+    for c in text.chars() {
+        if inside {
+            out.extend(c.to_lowercase())
+        } else {
+            out.extend(c.to_uppercase())
+        }
+        inside = c.is_alphabetic();
+    }
+    out
 }
 
 /// Ends the rendering with the template's own words.

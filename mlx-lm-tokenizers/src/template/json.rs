@@ -1,7 +1,7 @@
 //! `tojson` as Python's `json.dumps` writes: spaces after separators, text as it is, key order kept.
 
 use super::Bounded;
-use minijinja::{Error, ErrorKind, State, Value, value::Kwargs};
+use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter, value::Kwargs};
 use serde::Serialize;
 use serde_json::{Serializer, ser::Formatter};
 use std::io::{self, Write};
@@ -23,16 +23,31 @@ pub(super) fn tojson(state: &State, value: Value, options: Kwargs) -> Result<Val
     let (item, key) = separators.unwrap_or((item.into(), ": ".into()));
     // What is written is paid for with the template's steps, so the buffer cannot outgrow them.
     let limit = state.fuel_levels().map_or(u64::MAX, |(_, left)| left).saturating_mul(BYTES_PER_STEP);
-    let mut out = Bounded { bytes: Vec::new(), limit: usize::try_from(limit).unwrap_or(usize::MAX), exceeded: false };
+    let mut out =
+        Bounded { bytes: Vec::new(), limit: usize::try_from(limit).unwrap_or(usize::MAX), exceeded: false };
     let format = Python { item, key, indent, ascii, depth: 0, empty: true };
     let mut serializer = Serializer::with_formatter(&mut out, format);
-    let done = if sorted { sort_keys(&value).and_then(|v| v.serialize(&mut serializer)) } else { value.serialize(&mut serializer) };
+    let done = if sorted {
+        sort_keys(&value).and_then(|v| v.serialize(&mut serializer))
+    } else {
+        value.serialize(&mut serializer)
+    };
     if out.exceeded {
         return Err(ErrorKind::OutOfFuel.into());
     }
     state.consume_fuel(out.bytes.len() as u64 / BYTES_PER_STEP)?;
     done.map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    String::from_utf8(out.bytes).map(Value::from_safe_string).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))
+    String::from_utf8(out.bytes)
+        .map(Value::from_safe_string)
+        .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))
+}
+
+/// Writes `{{ value }}`: a float as Python does, everything else as minijinja does.
+pub(super) fn write_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    match f64::try_from(value.clone()) {
+        Ok(x) if value.is_number() && !value.is_integer() => out.write_str(&repr(x)).map_err(Error::from),
+        _ => escape_formatter(out, state, value),
+    }
 }
 
 /// Serializing a byte takes longer than copying one.
@@ -143,6 +158,16 @@ impl Formatter for Python {
 
 /// A float as Python's `repr` has it: the shortest digits that read back, an exponent below 1e-4 and from 1e16 on.
 fn repr(x: f64) -> String {
+    if !x.is_finite() {
+        return if x.is_nan() {
+            "nan"
+        } else if x > 0.0 {
+            "inf"
+        } else {
+            "-inf"
+        }
+        .into();
+    }
     let shortest = format!("{x:e}");
     match shortest.split_once('e').and_then(|(digits, e)| Some((digits, e.parse::<i32>().ok()?))) {
         Some((digits, e)) if !(-4..16).contains(&e) => {

@@ -1,5 +1,6 @@
 //! Chat templates: the Jinja programs that turn a conversation into the text a model was trained on.
 
+mod confine;
 mod functions;
 mod generation;
 mod json;
@@ -9,13 +10,24 @@ pub use functions::Clock;
 pub(crate) use set::ChatTemplates;
 
 use crate::SpecialTokens;
+use confine::{Failure, confined};
 use minijinja::{Environment, ErrorKind, Value, syntax::SyntaxConfig, value::Serde};
 use mlx_lm_common::{Error, Result, input::ChatInput};
-use serde_json::Map;
-use std::{error::Error as _, io};
+use std::{
+    collections::BTreeMap,
+    error::Error as _,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 /// The name of the one template in its environment.
 const NAME: &str = "chat template";
+
+/// Bytes of a template's source. The longest in use has 17 thousand.
+const LONGEST: usize = 256 << 10;
 
 /// What a template may spend, so that a hostile one fails instead of filling the memory or running for hours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +41,7 @@ pub struct Limits {
 impl Default for Limits {
     /// Far more than a long conversation needs, and a second or two of work at most.
     fn default() -> Limits {
-        Limits { steps: 8_000_000, output: 64 << 20 }
+        Limits { steps: 4_000_000, output: 16 << 20 }
     }
 }
 
@@ -37,8 +49,10 @@ impl Default for Limits {
 /// and dictionary methods, `tojson`, `raise_exception`, `strftime_now`, and `{% generation %}` blocks, which only mark text.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     limits: Limits,
+    /// A rendering of this template has not come to an end; no other is begun.
+    endless: Arc<AtomicBool>,
 }
 
 impl ChatTemplate {
@@ -47,27 +61,29 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Template`] with the line, for a template that is not valid Jinja.
     pub fn new(source: &str) -> Result<ChatTemplate> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(describe)?;
-        environment.set_syntax(syntax);
-        environment.set_debug(false);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", json::tojson);
-        environment.add_function("raise_exception", functions::raise_exception);
-        environment.add_template_owned(NAME, generation::without_tags(source)).map_err(describe)?;
-        let template = ChatTemplate { environment, limits: Limits::default() };
-        Ok(template.with_limits(Limits::default()).with_clock(functions::system_clock()))
+        if source.len() > LONGEST {
+            return Err(Error::Template(format!(
+                "the template has {} bytes, more than {LONGEST}",
+                source.len()
+            )));
+        }
+        let source = generation::without_tags(source);
+        let environment = Arc::new(confined(move || compile(source))?);
+        let limits = Limits::default();
+        let template = ChatTemplate { environment, limits, endless: Arc::default() };
+        Ok(template.with_limits(limits).with_clock(functions::system_clock()))
     }
 
     /// The same template with another clock behind `strftime_now`, for prompts that can be reproduced.
     pub fn with_clock(mut self, clock: Clock) -> ChatTemplate {
-        self.environment.add_function("strftime_now", move |format: &str| functions::strftime(&clock, format));
+        let strftime_now = move |format: &str| functions::strftime(&clock, format);
+        Arc::make_mut(&mut self.environment).add_function("strftime_now", strftime_now);
         self
     }
 
     /// The same template with other limits.
     pub fn with_limits(mut self, limits: Limits) -> ChatTemplate {
-        self.environment.set_fuel(Some(limits.steps));
+        Arc::make_mut(&mut self.environment).set_fuel(Some(limits.steps));
         self.limits = limits;
         self
     }
@@ -81,31 +97,53 @@ impl ChatTemplate {
     /// [`Error::Template`]: in the template's own words where it calls `raise_exception`, with the line where it fails or exceeds
     /// its [`Limits`].
     pub fn render(&self, chat: &ChatInput, special: &SpecialTokens) -> Result<String> {
-        let template = self.environment.get_template(NAME).map_err(describe)?;
-        let mut output = Bounded { bytes: Vec::new(), limit: self.limits.output, exceeded: false };
-        let rendered = template.render_captured_to(variables(chat, special), &mut output).map(drop);
-        if output.exceeded {
-            let limit = self.limits.output;
-            return Err(Error::Template(format!("the text grew beyond {limit} bytes: the template may not end")));
+        if self.endless.load(Relaxed) {
+            return Err(Failure::Endless.into());
         }
-        rendered.map_err(describe)?;
-        String::from_utf8(output.bytes).map_err(|e| Error::Template(e.to_string()))
+        let (environment, limit) = (self.environment.clone(), self.limits.output);
+        let variables = variables(chat, special);
+        confined(move || render(&environment, variables, limit)).map_err(|failure| {
+            self.endless.fetch_or(matches!(failure, Failure::Endless), Relaxed);
+            failure.into()
+        })
     }
+}
+
+fn compile(source: String) -> Result<Environment<'static>> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(describe)?;
+    environment.set_syntax(syntax);
+    environment.set_debug(false);
+    environment.set_unknown_method_callback(functions::method);
+    environment.set_formatter(json::write_value);
+    environment.add_filter("tojson", json::tojson);
+    environment.add_test("iterable", functions::is_iterable);
+    environment.add_function("raise_exception", functions::raise_exception);
+    environment.add_template_owned(NAME, source).map_err(describe)?;
+    Ok(environment)
+}
+
+fn render(environment: &Environment, variables: Value, limit: usize) -> Result<String> {
+    let template = environment.get_template(NAME).map_err(describe)?;
+    let mut output = Bounded { bytes: Vec::new(), limit, exceeded: false };
+    let rendered = template.render_captured_to(variables, &mut output).map(drop);
+    if output.exceeded {
+        return Err(Error::Template(format!("the text grew beyond {limit} bytes: the template may not end")));
+    }
+    rendered.map_err(describe)?;
+    String::from_utf8(output.bytes).map_err(|e| Error::Template(e.to_string()))
 }
 
 /// What transformers passes to a template: `tools` and `documents` are always there, if only as none.
 fn variables(chat: &ChatInput, special: &SpecialTokens) -> Value {
-    let mut all = Map::new();
-    all.insert("documents".into(), serde_json::Value::Null);
-    all.extend(special.iter().map(|(name, token)| (name.clone(), token.clone())));
-    all.extend(chat.context.iter().map(|(name, value)| (name.clone(), value.clone())));
-    let fixed = [
-        ("messages", Value::from(Serde(&chat.messages))),
-        ("tools", Value::from(Serde(&chat.tools))),
-        ("add_generation_prompt", Value::from(chat.add_generation_prompt)),
-    ];
-    let free = all.iter().map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
-    free.chain(fixed).collect()
+    let mut all = BTreeMap::from([("documents", Value::from(()))]);
+    all.extend(
+        special.iter().chain(&chat.context).map(|(name, value)| (name.as_str(), Value::from(Serde(value)))),
+    );
+    all.insert("messages", Value::from(Serde(&chat.messages)));
+    all.insert("tools", Value::from(Serde(&chat.tools)));
+    all.insert("add_generation_prompt", chat.add_generation_prompt.into());
+    Value::from(all)
 }
 
 /// Our error for one of minijinja's: what `raise_exception` said, or line, kind and detail.
@@ -119,7 +157,9 @@ fn describe(e: minijinja::Error) -> Error {
     }
     let line = e.line().map(|n| format!("line {n}: ")).unwrap_or_default();
     let what = match e.kind() {
-        ErrorKind::OutOfFuel => "too much work or memory for one conversation: the template may not end".into(),
+        ErrorKind::OutOfFuel => {
+            "too much work or memory for one conversation: the template may not end".into()
+        }
         kind => e.detail().map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}")),
     };
     Error::Template(line + &what)

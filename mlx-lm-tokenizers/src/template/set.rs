@@ -38,7 +38,10 @@ impl ChatTemplates {
 
     /// All templates changed by `change`.
     pub(crate) fn map(self, change: impl Fn(ChatTemplate) -> ChatTemplate) -> ChatTemplates {
-        let entries = self.0.into_iter().map(|(name, e)| (name, Entry { origin: e.origin, template: e.template.map(&change) }));
+        let entries = self
+            .0
+            .into_iter()
+            .map(|(name, e)| (name, Entry { origin: e.origin, template: e.template.map(&change) }));
         ChatTemplates(entries.collect())
     }
 
