@@ -7,15 +7,12 @@ use super::{
     AttentionSpec, KvCache, LayerState, Qkv,
     attend::{Positions, heads, merge},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, raw};
 use mlx_lm_kernels as kernels;
 use mlx_rs::{
     Array,
     fast::{self, ScaledDotProductAttentionMask as Mask},
-    ops::{
-        self,
-        indexing::{IndexOp, TryIndexMutOp},
-    },
+    ops,
 };
 use std::sync::Arc;
 
@@ -111,13 +108,13 @@ impl FloatCache {
         }
         // A ring that has wrapped: the oldest position is the one to be overwritten next.
         let in_order = |a: &Array| -> Result<Array> {
-            let part = |r: std::ops::Range<i32>| a.index((.., .., r, ..));
+            let part = |r: std::ops::Range<i32>| raw::slots(a, r.start, r.end);
             Ok(if next == slots {
                 a.clone()
             } else if offset > next {
-                ops::concatenate(&[part(0..keep), part(next..slots), part(keep..next)], 2)?
+                ops::concatenate(&[part(0..keep)?, part(next..slots)?, part(keep..next)?], 2)?
             } else {
-                part(0..next)
+                part(0..next)?
             })
         };
         let kv = [in_order(&keys)?, in_order(&values)?];
@@ -150,10 +147,10 @@ impl FloatCache {
         let zeros = ops::zeros_dtype(&[batch, kv_heads, target - kept, head_dim], dtype)?;
         let len = self.len;
         let grow = |old: &Array| -> Result<Array> {
-            let part = |r: std::ops::Range<i32>| old.index((.., .., r, ..));
+            let part = |r: std::ops::Range<i32>| raw::slots(old, r.start, r.end);
             Ok(match pinned {
-                0 => ops::concatenate(&[part(len - latest..len), zeros.clone()], 2)?,
-                _ => ops::concatenate(&[part(0..pinned), part(len - latest..len), zeros.clone()], 2)?,
+                0 => ops::concatenate(&[part(len - latest..len)?, zeros.clone()], 2)?,
+                _ => ops::concatenate(&[part(0..pinned)?, part(len - latest..len)?, zeros.clone()], 2)?,
             })
         };
         self.kv = Some(match self.kv.take() {
@@ -190,7 +187,7 @@ impl FloatCache {
         let (from, to) = (self.len, self.len + new);
         let Some(buffers) = self.kv.as_mut() else { return Err(Error::Cache("no buffer".into())) };
         for (buffer, new) in buffers.iter_mut().zip([&k, &v]) {
-            buffer.try_index_mut((.., .., from..to, ..), new)?;
+            *buffer = raw::with_slots(buffer, new, from, to)?;
         }
         (self.len, self.offset) = (to, self.offset + new);
         // One position that sees a range needs no mask.
@@ -237,7 +234,7 @@ impl FloatCache {
 
 fn buffers_view(kv: &Option<[Array; 2]>, from: i32, to: i32) -> Result<[Array; 2]> {
     let Some([k, v]) = kv else { return Err(Error::Cache("no buffer".into())) };
-    Ok([k.index((.., .., from..to, ..)), v.index((.., .., from..to, ..))])
+    Ok([raw::slots(k, from, to)?, raw::slots(v, from, to)?])
 }
 
 impl KvCache for FloatCache {

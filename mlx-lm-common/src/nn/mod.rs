@@ -10,7 +10,7 @@ mod rope;
 
 pub use attention::{Attention, AttentionConfig};
 pub use linear::{Embedding, Head, Linear, Projections};
-pub use mlp::{Mlp, silu};
+pub use mlp::{Mlp, swiglu};
 pub use moe::{Moe, MoeConfig, SwitchGlu};
 pub use norm::Norm;
 pub use rope::Rope;

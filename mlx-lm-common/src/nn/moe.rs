@@ -1,8 +1,9 @@
 //! Mixtures of experts.
 
-use super::{Linear, Norm, linear::plain, silu};
+use super::{Linear, Norm, linear::plain, swiglu};
 use crate::{
-    Result, raw,
+    Result,
+    raw::{self, Device},
     weights::{Matrix, Weights},
 };
 use mlx_rs::{
@@ -19,6 +20,7 @@ pub struct SwitchGlu {
     gate: Matrix,
     up: Matrix,
     down: Matrix,
+    device: Device,
 }
 
 impl SwitchGlu {
@@ -32,6 +34,7 @@ impl SwitchGlu {
             gate: load("gate_proj", dim, hidden)?,
             up: load("up_proj", dim, hidden)?,
             down: load("down_proj", hidden, dim)?,
+            device: w.backend().device,
         })
     }
 
@@ -51,8 +54,8 @@ impl SwitchGlu {
     }
 
     fn run(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
-        let inner =
-            silu(&gather(&self.gate, x, ids, sorted)?)?.multiply(gather(&self.up, x, ids, sorted)?)?;
+        let (gate, up) = (gather(&self.gate, x, ids, sorted)?, gather(&self.up, x, ids, sorted)?);
+        let inner = swiglu(&gate, &up, self.device)?;
         gather(&self.down, &inner, ids, sorted)
     }
 }

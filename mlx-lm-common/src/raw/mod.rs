@@ -4,10 +4,12 @@
 mod arena;
 mod device;
 mod quantized;
+mod slots;
 
 pub use arena::{Arena, Block, resident};
 pub use device::{Device, clear_streams, gpu_available, set_default_device};
 pub use quantized::{Mode, dequantize, gather_qmm, quantized_matmul};
+pub use slots::{slots, with_slots};
 
 use mlx_rs::{Array, Stream, error::Exception};
 use std::{
