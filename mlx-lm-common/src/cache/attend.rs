@@ -61,12 +61,15 @@ pub(super) struct Positions<'a> {
 pub(super) fn heads(qkv: &Qkv, spec: &AttentionSpec, at: Positions) -> Result<[Array; 3]> {
     let (batch, len) = (qkv.q.dim(0), qkv.q.dim(1));
     let split = |x: &Array, heads: i32, norm: Option<&Norm>| -> Result<Array> {
-        let x = x.reshape(&[batch, len, heads, spec.head_dim])?;
+        // One position lies in memory as its heads do.
+        let shape =
+            if len == 1 { [batch, heads, 1, spec.head_dim] } else { [batch, len, heads, spec.head_dim] };
+        let x = x.reshape(&shape)?;
         let x = match norm {
             Some(norm) => norm.forward(&x)?,
             None => x,
         };
-        Ok(x.transpose_axes(&[0, 2, 1, 3])?)
+        Ok(if len == 1 { x } else { x.transpose_axes(&[0, 2, 1, 3])? })
     };
     let turn = |x: Array| match &spec.rope {
         Some(rope) => rope.forward(&x, at.first, at.padding),
@@ -82,5 +85,8 @@ pub(super) fn heads(qkv: &Qkv, spec: &AttentionSpec, at: Positions) -> Result<[A
 /// [B, heads, L, D] to [B, L, heads · D].
 pub(super) fn merge(y: &Array) -> Result<Array> {
     let (batch, len) = (y.dim(0), y.dim(2));
+    if len == 1 {
+        return Ok(y.reshape(&[batch, 1, -1])?);
+    }
     Ok(y.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, len, -1])?)
 }
