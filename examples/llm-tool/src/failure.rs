@@ -39,7 +39,9 @@ pub(crate) fn is_closed_pipe(error: &Error) -> bool {
 fn advice(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::UnknownModel { .. } => "`llm-tool models` lists the model types that are supported.",
-        Error::EmptyPrompt => "Give a text with --prompt (- reads it from standard input), or ids with --prompt-tokens.",
+        Error::EmptyPrompt => {
+            "Give a text with --prompt (- reads it from standard input), or ids with --prompt-tokens."
+        }
         Error::PromptTooLong { .. } => "Shorten the prompt; in a chat, /reset starts anew.",
         Error::Template(_) => "--ignore-chat-template sends the text without a template.",
         Error::Download(_) => "If a local model was meant: there is no file or folder of that name here.",

@@ -2,10 +2,7 @@
 
 use crate::kv::KvSpec;
 use clap::{Args, CommandFactory, error::ErrorKind};
-use mlx_llm::{
-    GenerateParameters,
-    common::generate::ExtraEos,
-};
+use mlx_llm::{GenerateParameters, common::generate::ExtraEos};
 use serde_json::{Map, Value};
 
 /// How to generate.
@@ -128,7 +125,9 @@ impl GenerationArgs {
 }
 
 fn bias(text: &str) -> Result<(u32, f32), String> {
-    let parts = text.split_once('=').and_then(|(id, bias)| Some((id.trim().parse().ok()?, bias.trim().parse().ok()?)));
+    let parts = text
+        .split_once('=')
+        .and_then(|(id, bias)| Some((id.trim().parse().ok()?, bias.trim().parse().ok()?)));
     parts.ok_or_else(|| "wanted a token id and a number, such as 42=-1.5".into())
 }
 

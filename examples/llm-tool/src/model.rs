@@ -2,8 +2,6 @@
 
 use crate::{paths, progress};
 use clap::{Args, ValueEnum};
-use mlx_lm_hub::{HubDownloader, resolve};
-use mlx_lm_tokenizers::AutoTokenizer;
 use mlx_llm::{
     Error, LoadOptions, ModelContainer, Result, Tokenizer,
     common::{
@@ -13,6 +11,8 @@ use mlx_llm::{
     },
     load_local, registry,
 };
+use mlx_lm_hub::{HubDownloader, resolve};
+use mlx_lm_tokenizers::AutoTokenizer;
 use mlx_rs::Dtype;
 use std::{path::Path, path::PathBuf, sync::Arc};
 
@@ -72,9 +72,9 @@ impl PolicyArgs {
     /// [`Error::Unsupported`] for a GPU that is not there.
     pub(crate) fn device(&self) -> Result<Option<Device>> {
         match self.device {
-            Some(On::Gpu) if !raw::gpu_available() => {
-                Err(Error::Unsupported("MLX finds no GPU that it can use: leave --device out or say cpu".into()))
-            }
+            Some(On::Gpu) if !raw::gpu_available() => Err(Error::Unsupported(
+                "MLX finds no GPU that it can use: leave --device out or say cpu".into(),
+            )),
             Some(On::Gpu) => Ok(Some(Device::Gpu)),
             Some(On::Cpu) => Ok(Some(Device::Cpu)),
             None => Ok(None),
@@ -125,10 +125,14 @@ pub(crate) fn tokenizer(model: &str) -> Result<AutoTokenizer> {
 }
 
 /// What the user calls a model, as a path; files that match `patterns` are downloaded if it is on the hub.
-fn find(model: &str, patterns: &[&str]) -> Result<PathBuf> {
+pub(crate) fn find(model: &str, patterns: &[&str]) -> Result<PathBuf> {
     if model == "demo" {
         let path = paths::cache()?.join(DEMO);
-        return if path.is_file() { Ok(path) } else { Err(Error::file(path, "is not there yet: run `cargo xtask demo`")) };
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(Error::file(path, "is not there yet: run `cargo xtask demo`"))
+        };
     }
     let bar = progress::bytes(model);
     // Files are reported one by one as well as in all.
@@ -139,7 +143,9 @@ fn find(model: &str, patterns: &[&str]) -> Result<PathBuf> {
     };
     let found = match Path::new(model).exists() {
         true => Ok(model.into()),
-        false => runtime()?.block_on(async { resolve(model, patterns, &HubDownloader::from_env()?, &show).await }),
+        false => {
+            runtime()?.block_on(async { resolve(model, patterns, &HubDownloader::from_env()?, &show).await })
+        }
     };
     bar.finish_and_clear();
     found

@@ -9,7 +9,9 @@ use std::{env, ffi::OsString, path::PathBuf};
 /// [`Error::Unsupported`] if none of the variables is set.
 pub(crate) fn cache() -> Result<PathBuf> {
     let found = cache_from(|name| env::var_os(name).filter(|v| !v.is_empty()));
-    found.ok_or_else(|| Error::Unsupported("there is no cache folder: set HOME, or let MLX_LM_CACHE name a folder".into()))
+    found.ok_or_else(|| {
+        Error::Unsupported("there is no cache folder: set HOME, or let MLX_LM_CACHE name a folder".into())
+    })
 }
 
 fn cache_from(get: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
@@ -30,8 +32,13 @@ mod tests {
 
     #[test]
     fn the_nearest_variable_wins() {
-        let from = |pairs: &[(&str, &str)]| cache_from(|name| pairs.iter().find(|p| p.0 == name).map(|p| p.1.into()));
-        assert_eq!(from(&[("MLX_LM_CACHE", "/c"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]), Some("/c".into()));
+        let from = |pairs: &[(&str, &str)]| {
+            cache_from(|name| pairs.iter().find(|p| p.0 == name).map(|p| p.1.into()))
+        };
+        assert_eq!(
+            from(&[("MLX_LM_CACHE", "/c"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]),
+            Some("/c".into())
+        );
         assert_eq!(from(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]), Some("/x/mlx-lm".into()));
         let home = if cfg!(target_os = "macos") { "/h/Library/Caches/mlx-lm" } else { "/h/.cache/mlx-lm" };
         assert_eq!(from(&[("XDG_CACHE_HOME", "relative"), ("HOME", "/h")]), Some(home.into()));

@@ -14,7 +14,9 @@ impl FromStr for TokenIds {
         if text.trim().is_empty() {
             return Ok(TokenIds::default());
         }
-        let id = |t: &str| t.trim().parse().map_err(|_| format!("`{}` is no token id; wanted ids such as 1,2,3", t.trim()));
+        let id = |t: &str| {
+            t.trim().parse().map_err(|_| format!("`{}` is no token id; wanted ids such as 1,2,3", t.trim()))
+        };
         text.split(',').map(id).collect::<Result<_, _>>().map(TokenIds)
     }
 }

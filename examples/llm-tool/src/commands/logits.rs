@@ -77,7 +77,11 @@ fn new_cache(model: &dyn LanguageModel, kv: KvSpec) -> Result<Cache> {
 }
 
 /// Logits [1, n, V] of all chunks, in float32.
-fn forward<'a>(model: &dyn LanguageModel, chunks: impl Iterator<Item = &'a [u32]>, cache: &mut Cache) -> Result<Array> {
+fn forward<'a>(
+    model: &dyn LanguageModel,
+    chunks: impl Iterator<Item = &'a [u32]>,
+    cache: &mut Cache,
+) -> Result<Array> {
     let logits = chunks.map(|chunk| {
         let ids = Array::from_slice(chunk, &[1, chunk.len() as i32]);
         let logits = model.forward(&ids, cache)?.as_dtype(Dtype::Float32)?;
@@ -89,8 +93,11 @@ fn forward<'a>(model: &dyn LanguageModel, chunks: impl Iterator<Item = &'a [u32]
 
 /// The likeliest tokens after the prompt, by the loop that generates text.
 fn greedy(model: &dyn LanguageModel, arguments: &Arguments, chunk: usize) -> Result<Vec<i32>> {
-    let parameters =
-        GenerateParameters { max_tokens: Some(arguments.greedy), prefill_step_size: chunk, ..Default::default() };
+    let parameters = GenerateParameters {
+        max_tokens: Some(arguments.greedy),
+        prefill_step_size: chunk,
+        ..Default::default()
+    };
     let mut cache = new_cache(model, arguments.kv)?;
     let prompt = Prompt { tokens: &arguments.prompt_tokens.0, cached: 0, context: None };
     let sampler = Sampler::new(&parameters, &[])?;

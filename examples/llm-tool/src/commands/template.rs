@@ -2,11 +2,8 @@
 
 use crate::{model, terminal};
 use clap::Args;
+use mlx_llm::{Error, Result, Tokenizer, common::input::ChatInput};
 use mlx_lm_tokenizers::{ChatTemplate, SpecialTokens};
-use mlx_llm::{
-    Error, Result, Tokenizer,
-    common::input::ChatInput,
-};
 use serde::de::DeserializeOwned;
 use std::{fs, path::Path, path::PathBuf};
 

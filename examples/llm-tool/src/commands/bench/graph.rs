@@ -3,11 +3,10 @@
 
 use crate::kv::KvSpec;
 use mlx_llm::{
-    Error, GenerateParameters, ModelContainer, Result,
+    Error, ModelContainer, Result,
     common::{
-        cache::{Cache, CachePolicy},
-        generate::prefill,
-        model::{LanguageModel, ModelContext},
+        cache::{Cache, CachePolicy, CacheSpec},
+        model::LanguageModel,
     },
 };
 use mlx_rs::{Array, ops, transforms};
@@ -18,62 +17,68 @@ const STEPS: usize = 15;
 
 /// One decoding step.
 pub(super) struct Step {
-    /// To build its graph, and to start what the model itself starts on the way.
+    /// To build its graph.
     pub(super) seconds: f64,
     /// Operations in it.
     pub(super) nodes: usize,
 }
 
-/// Measures the steps after `prompt`.
-pub(super) fn step(model: &ModelContainer, prompt: Vec<u32>, kv: KvSpec) -> Result<Step> {
-    model.run(move |context| measure(context, &prompt, kv))
-}
-
-fn measure(context: &ModelContext, prompt: &[u32], kv: KvSpec) -> Result<Step> {
-    let model = context.model.as_ref();
-    let policy = CachePolicy { max_size: kv.max_size(), ..Default::default() };
-    let mut cache = Cache::new(&model.cache_specs(), &policy)?;
-    let step_size = GenerateParameters::default().prefill_step_size;
-    prefill(model, &mut cache, prompt, step_size, None, &mut |_| true)?;
-    cache.eval()?;
-    let mut seconds = Vec::new();
-    for _ in 0..STEPS {
-        let token = Array::from_slice(&[0u32], &[1, 1]);
-        let start = Instant::now();
-        let next = decode(model, &token, &mut cache)?;
-        seconds.push(start.elapsed().as_secs_f64());
-        transforms::eval([&next])?;
-    }
-    Ok(Step { seconds: super::median(seconds.into_iter()), nodes: count_step(model, &policy)? })
-}
-
-/// From a token [1, 1] to the next one, as the generation loop does it.
-fn decode(model: &dyn LanguageModel, token: &Array, cache: &mut Cache) -> Result<Array> {
-    let logits = model.logits(&model.hidden(model.embed(token)?, cache)?)?.reshape(&[1, -1])?;
-    Ok(ops::indexing::argmax_axis(&logits, -1, None)?)
-}
-
-/// Counts the operations of a step.
+/// Looks at a decoding step of a model.
 ///
-/// A model may start computing before its graph is complete, and what has been computed is no longer part of a graph. So the
-/// layers are counted one by one, as what the graph gains when the model ends with them; a layer after which the computing starts
-/// is taken to be like the one before it.
-fn count_step(model: &dyn LanguageModel, policy: &CachePolicy) -> Result<usize> {
+/// A model may start computing before its graph is complete. What has been computed is no longer part of a graph, and waiting for
+/// it is no building. So layers are counted one by one, as what the graph gains when the model ends with them (a layer after which
+/// computing starts is taken to be like the one before it), and building is timed for as many layers as are built before computing
+/// starts.
+pub(super) fn step(model: &ModelContainer, kv: KvSpec) -> Result<Step> {
+    let policy = CachePolicy { max_size: kv.max_size(), ..Default::default() };
+    model.run(move |context| measure(context.model.as_ref(), &policy))
+}
+
+fn measure(model: &dyn LanguageModel, policy: &CachePolicy) -> Result<Step> {
     let specs = model.cache_specs();
-    let (mut total, mut before, mut layer) = (0, 0, 0);
+    let (mut nodes, mut before, mut layer) = (0, 0, 0);
+    let mut whole = None;
     for layers in 0..=specs.len() {
-        let mut cache = Cache::new(&specs[..layers], policy)?;
-        // The first step sets memory aside, which later ones do not.
-        let token = Array::from_slice(&[0u32], &[1, 1]);
-        transforms::eval([&decode(model, &token, &mut cache)?])?;
-        let visible = count(&decode(model, &token, &mut cache)?)?;
+        // A model has as many layers as there are caches for.
+        let mut cache = warm_cache(model, &specs[..layers], policy)?;
+        let visible = count(&decode(model, &mut cache)?)?;
         if visible > before {
             layer = visible - before;
+        } else if whole.is_none() {
+            whole = Some((layers - 1, before));
         }
-        total += layer;
+        nodes += layer;
         before = visible;
     }
-    Ok(total)
+    let (layers, visible) = whole.unwrap_or((specs.len(), before));
+    let seconds = time(model, &mut warm_cache(model, &specs[..layers], policy)?)?;
+    Ok(Step { seconds: seconds * nodes as f64 / visible.max(1) as f64, nodes })
+}
+
+/// A cache of some layers after one step: the first one sets memory aside, which later ones do not.
+fn warm_cache(model: &dyn LanguageModel, specs: &[CacheSpec], policy: &CachePolicy) -> Result<Cache> {
+    let mut cache = Cache::new(specs, policy)?;
+    transforms::eval([&decode(model, &mut cache)?])?;
+    Ok(cache)
+}
+
+/// Seconds to build the graph of a step.
+fn time(model: &dyn LanguageModel, cache: &mut Cache) -> Result<f64> {
+    let times = (0..STEPS).map(|_| {
+        let start = Instant::now();
+        let next = decode(model, cache)?;
+        let seconds = start.elapsed().as_secs_f64();
+        transforms::eval([&next])?;
+        Ok(seconds)
+    });
+    Ok(super::median(times.collect::<Result<Vec<_>>>()?.into_iter()))
+}
+
+/// From a token to the next one, as the generation loop does it.
+fn decode(model: &dyn LanguageModel, cache: &mut Cache) -> Result<Array> {
+    let token = Array::from_slice(&[0u32], &[1, 1]);
+    let logits = model.logits(&model.hidden(model.embed(&token)?, cache)?)?.reshape(&[1, -1])?;
+    Ok(ops::indexing::argmax_axis(&logits, -1, None)?)
 }
 
 /// The operations that lead to `array`.
@@ -101,7 +106,8 @@ fn dot(array: &Array) -> Result<Vec<u8>> {
         mlx_sys::mlx_node_namer_free(namer);
         mlx_sys::mlx_vector_array_free(outputs);
         libc::fclose(stream);
-        let dot = if text.is_null() { Vec::new() } else { slice::from_raw_parts(text.cast::<u8>(), len).to_vec() };
+        let dot =
+            if text.is_null() { Vec::new() } else { slice::from_raw_parts(text.cast::<u8>(), len).to_vec() };
         libc::free(text.cast());
         if status == 0 { Ok(dot) } else { Err(failed("MLX refuses")) }
     }

@@ -5,7 +5,8 @@ use std::fs;
 
 /// Bytes that the process holds now.
 pub(super) fn resident() -> u64 {
-    status("VmRSS:").unwrap_or_else(|| (raw::resident() + mlx_rs::memory::active_memory().unwrap_or(0)) as u64)
+    status("VmRSS:")
+        .unwrap_or_else(|| (raw::resident() + mlx_rs::memory::active_memory().unwrap_or(0)) as u64)
 }
 
 /// Most bytes that the process held.

@@ -6,8 +6,10 @@ mod memory;
 use crate::{kv::KvSpec, model::ModelArgs, progress, terminal, tokens::NoTokenizer};
 use clap::Args;
 use graph::Step;
+use mlx_llm::{
+    Error, Event, GenerateParameters, ModelContainer, Result, Summary, Tokenizer, common::raw::Device,
+};
 use mlx_lm_tokenizers::AutoTokenizer;
-use mlx_llm::{Error, Event, GenerateParameters, ModelContainer, Result, Summary, Tokenizer, common::raw::Device};
 use serde_json::{Value, json};
 use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
@@ -77,9 +79,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         runs.push(measure(&model, &ids, arguments.gen_tokens.get() + 1, arguments.kv)?);
         bar.inc(1);
     }
-    // Looking at the graph takes memory that generating does not.
+    // Before anything else takes memory.
     let peak_bytes = memory::peak();
-    let Step { seconds, nodes } = graph::step(&model, ids.clone(), arguments.kv)?;
+    let Step { seconds, nodes } = graph::step(&model, arguments.kv)?;
     bar.finish_and_clear();
 
     let generated = runs.iter().map(|r| r.generated_tokens - 1).min().unwrap_or(0);
