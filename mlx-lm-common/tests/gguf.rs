@@ -254,7 +254,7 @@ fn every_truncation_is_an_error() {
     let mut bytes = Builder::model("llama").strings("tokenizer.ggml.tokens", &["a", "b"]).bytes();
     // The padding after the last tensor may be missing; it has none here.
     while let Some(_last) = bytes.pop() {
-        if bytes.len() < 4096 || bytes.len() % 1009 == 0 {
+        if bytes.len() < 4096 || bytes.len().is_multiple_of(1009) {
             assert!(open(&bytes).is_err(), "{} bytes", bytes.len());
         }
     }

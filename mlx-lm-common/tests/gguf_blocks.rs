@@ -76,7 +76,7 @@ impl Parts {
             Array::from_slice(&values, &[rows, values.len() as i32 / rows])
         };
         let words = Array::from_slice(&words, &[rows, words.len() as i32 / rows]);
-        let out = ops::dequantize(&words, &array(&self.scales), &array(&self.biases), group, bits).unwrap();
+        let out = ops::dequantize(&words, array(&self.scales), &array(&self.biases), group, bits).unwrap();
         out.as_slice::<f32>().to_vec()
     }
 }

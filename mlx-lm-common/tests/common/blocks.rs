@@ -175,7 +175,7 @@ impl Format {
             }
             for &at in self.halves {
                 let any = random.next() as u16;
-                let mut half = if random.next() % 2 == 0 && !extremes.is_empty() {
+                let mut half = if random.next().is_multiple_of(2) && !extremes.is_empty() {
                     extremes[random.next() as usize % extremes.len()]
                 } else {
                     any
