@@ -43,7 +43,8 @@ fn interleaved(w: &Array, heads: i32) -> Array {
 
 /// The fixture `name` as a GGUF file of an architecture.
 fn convert(name: &str, architecture: &str) -> Builder {
-    let config: Value = serde_json::from_slice(&fs::read(fixture(name).join("config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(fixture(name).join("config.json")).unwrap()).unwrap();
     let int = |key: &str| config[key].as_u64().unwrap() as u32;
     let key = |key: &str| format!("{architecture}.{key}");
     let (heads, kv_heads) = (int("num_attention_heads"), int("num_key_value_heads"));

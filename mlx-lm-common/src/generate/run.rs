@@ -97,28 +97,10 @@ pub fn generate(
     emit: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Summary> {
     let result = run(context, prompt, cache, parameters, emit);
-    match result {
-        Err(Error::Cancelled) => {
-            cache.record(prompt.to_vec());
-            let summary = Summary {
-                prompt_tokens: prompt.len(),
-                cached_tokens: 0,
-                generated_tokens: 0,
-                prefill_seconds: 0.0,
-                decode_seconds: 0.0,
-                peak_bytes: peak_bytes(),
-                finish: FinishReason::Cancelled,
-                seed: None,
-            };
-            let _ = emit(Event::Done(summary.clone()));
-            Ok(summary)
-        }
-        Err(e) => {
-            cache.clear()?;
-            Err(e)
-        }
-        done => done,
+    if result.is_err() {
+        cache.clear()?;
     }
+    result
 }
 
 fn run(
@@ -148,15 +130,18 @@ fn run(
     let prompt_of = Prompt { tokens: prompt, cached, context: context.configuration.context_length };
     let mut on_chunk =
         |done| emit(Event::Prefill { done: cached + done, total, cached }) == ControlFlow::Continue(());
-    let mut iterator = TokenIterator::new(
-        context.model.as_ref(),
-        cache.cache_mut(),
-        &prompt_of,
-        parameters,
-        sampler,
-        &mut on_chunk,
-    )?;
-    for token in &mut iterator {
+    let model = context.model.as_ref();
+    let started =
+        TokenIterator::new(model, cache.cache_mut(), &prompt_of, parameters, sampler, &mut on_chunk);
+    let iterator = match started {
+        Ok(iterator) => Some(iterator),
+        Err(Error::Cancelled) => {
+            finish = FinishReason::Cancelled;
+            None
+        }
+        Err(e) => return Err(e),
+    };
+    for token in iterator.into_iter().flatten() {
         let Token { id, logprobs } = token?;
         first.get_or_insert_with(Instant::now);
         tokens.push(id);
@@ -175,7 +160,6 @@ fn run(
             break;
         }
     }
-    drop(iterator);
     let end = Instant::now();
     let generated_tokens = tokens.len() - total;
     cache.record(tokens);

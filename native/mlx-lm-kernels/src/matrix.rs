@@ -1,12 +1,12 @@
 //! y = x · Wᵀ for quantized and dense matrices, straight from MLX's memory.
 
 mod affine;
-#[cfg(avx512)]
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dense;
 mod gemm;
 mod gemv;
-#[cfg(avx512)]
+#[cfg(target_arch = "x86_64")]
 mod int8;
 mod unpack;
 
@@ -187,7 +187,7 @@ pub(crate) fn matmul(x: &Rows, jobs: &[Job]) {
     }
 }
 
-#[cfg(avx512)]
+#[cfg(target_arch = "x86_64")]
 fn many_int8(x: &Rows, group: usize, jobs: &[Job]) {
     let x = int8::Rounded::new(x, group);
     by_panels(jobs, |j, n0| {
@@ -198,7 +198,7 @@ fn many_int8(x: &Rows, group: usize, jobs: &[Job]) {
     });
 }
 
-#[cfg(not(avx512))]
+#[cfg(not(target_arch = "x86_64"))]
 fn many_int8(_: &Rows, _: usize, _: &[Job]) {
     unreachable!("the form wants AVX-512");
 }

@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::affine::{Packed, Prepared};
-#[cfg(avx512)]
+#[cfg(target_arch = "x86_64")]
 use super::avx512;
 use crate::simd::{self, Isa, Simd, dispatch, prefetch};
 use std::ops::Range;
@@ -60,11 +60,11 @@ pub(crate) unsafe fn run(x: &Prepared, w: &Packed, cols: Range<usize>, out: *mut
         // SAFETY: the caller's promise; `first + n <= x.m`.
         let n = unsafe {
             match (w.bits, x.m - first) {
-                #[cfg(avx512)]
+                #[cfg(target_arch = "x86_64")]
                 (4, n) if simd::isa() == Isa::Avx512 => {
                     avx512::lut::<4>(x, first, n, w, cols.clone(), out, stride)
                 }
-                #[cfg(avx512)]
+                #[cfg(target_arch = "x86_64")]
                 (2, n) if simd::isa() == Isa::Avx512 => {
                     avx512::lut::<2>(x, first, n, w, cols.clone(), out, stride)
                 }
