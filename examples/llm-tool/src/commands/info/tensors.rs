@@ -144,7 +144,7 @@ impl Packings<'_> {
             (false, _) => &[32],
         };
         let fits = |columns: &u64| {
-            *columns > 0 && words * 32 % columns == 0 && matches!(words * 32 / columns, 2..=6 | 8)
+            *columns > 0 && (words * 32).is_multiple_of(*columns) && matches!(words * 32 / columns, 2..=6 | 8)
         };
         let candidates = || sizes.iter().map(|group| group * groups).filter(fits);
         let group = |settings: &Value| settings.get("group_size").and_then(Value::as_u64);
