@@ -6,6 +6,10 @@ mod common;
 mod writer;
 
 use common::{Reference, cache, fixture, ids, load, near};
+use mlx_llm::{
+    Config,
+    common::config::{RopeConfig, Theta},
+};
 use mlx_rs::{Array, Dtype, ops};
 use serde_json::Value;
 use std::fs;
@@ -61,7 +65,17 @@ fn convert(name: &str, architecture: &str) -> Builder {
     if let Some(dim) = config["head_dim"].as_u64() {
         b = b.u32(&key("attention.key_length"), dim as u32).u32(&key("attention.value_length"), dim as u32);
     }
-    if let Some(factor) = config["rope_scaling"]["factor"].as_f64() {
+    if config["rope_scaling"]["rope_type"] == "llama3" {
+        // Converters store this kind of scaling as a divisor for each frequency.
+        let config = Config::from_json(config.clone()).unwrap();
+        let dims = config.dim("hidden_size").unwrap() / config.dim("num_attention_heads").unwrap();
+        let rope = RopeConfig::from_config(&config, None, dims).unwrap();
+        let Theta::Wavelengths(wavelengths) = rope.frequencies(1).theta else { panic!("no wavelengths") };
+        let plain = |i: usize| (rope.base as f32).powf(2.0 * i as f32 / dims as f32);
+        let factors =
+            wavelengths.iter().enumerate().flat_map(|(i, w)| (w / plain(i)).to_le_bytes()).collect();
+        b = b.tensor("rope_freqs.weight", &[dims as u64 / 2], 0, factors);
+    } else if let Some(factor) = config["rope_scaling"]["factor"].as_f64() {
         let kind = config["rope_scaling"]["rope_type"].as_str().unwrap_or("linear");
         b = b.str(&key("rope.scaling.type"), kind).f32(&key("rope.scaling.factor"), factor as f32);
         if let Some(original) = config["rope_scaling"]["original_max_position_embeddings"].as_u64() {
@@ -86,8 +100,13 @@ fn convert(name: &str, architecture: &str) -> Builder {
 
 #[test]
 fn a_gguf_file_gives_the_logits_of_the_folder_it_was_made_from() {
-    let cases =
-        [("llama_linear_rope", "llama"), ("mistral", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")];
+    let cases = [
+        ("llama_linear_rope", "llama"),
+        ("llama3", "llama"),
+        ("mistral", "llama"),
+        ("qwen2", "qwen2"),
+        ("qwen3", "qwen3"),
+    ];
     let folder = tempfile::tempdir().unwrap();
     for (name, architecture) in cases {
         let path = folder.path().join(format!("{name}.gguf"));

@@ -238,15 +238,10 @@ fn other_rope_kinds() {
     given["long_mscale"] = json!(1.5);
     assert_eq!(rope(4, 10000.0, 131072, given).mscale, 1.5);
 
-    let factors = RopeConfig::new(4, 10000.0).unwrap().with_freq_factors(vec![1.0, 8.0]).unwrap();
-    assert_eq!(factors.frequencies(1).theta, Theta::Wavelengths(vec![1.0, 800.0]));
-    assert!(
-        factors
-            .with_freq_factors(vec![1.0, 0.0])
-            .unwrap_err()
-            .to_string()
-            .ends_with("found 0, wanted positive numbers")
-    );
+    let factors = |second: f32| json!({ "rope_type": "freq_factors", "factors": [1.0, second] });
+    assert_eq!(rope(4, 10000.0, 4096, factors(8.0)).theta, Theta::Wavelengths(vec![1.0, 800.0]));
+    let refused = RopeConfig::from_parameters(&factors(0.0), 4, 10000.0, None).unwrap_err().to_string();
+    assert!(refused.ends_with("found 0, wanted positive numbers"), "{refused}");
 
     let mrope =
         json!({ "model_type": "m", "rope_scaling": { "type": "mrope", "mrope_section": [16, 24, 24] } });

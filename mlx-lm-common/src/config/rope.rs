@@ -102,7 +102,7 @@ pub enum RopeKind {
         /// How many channels of `dims` turn.
         rotated: i32,
     },
-    /// A divisor for each frequency (dims / 2), as the tensor `rope_freqs` of a GGUF file has them.
+    /// A divisor for each frequency (dims / 2), as the tensor `rope_freqs` of a GGUF file has them: `freq_factors` with `factors`.
     FreqFactors(Vec<f32>),
 }
 
@@ -134,6 +134,7 @@ struct Parameters {
     truncate: Option<bool>,
     short_factor: Option<Factors>,
     long_factor: Option<Factors>,
+    factors: Option<Factors>,
     short_mscale: Option<f64>,
     long_mscale: Option<f64>,
     mrope_section: Option<Vec<i32>>,
@@ -226,15 +227,6 @@ impl RopeConfig {
         }
         Ok(RopeConfig { kind: p.kind(dims, base, max_positions.map(f64::from))?, mrope, ..plain })
     }
-
-    /// The same with a divisor for each frequency in place of its kind.
-    ///
-    /// # Errors
-    /// [`Error::Config`] unless there are dims / 2 positive ones.
-    pub fn with_freq_factors(self, factors: Vec<f32>) -> Result<RopeConfig> {
-        let factors = each("rope frequency factors", factors, self.dims)?;
-        Ok(RopeConfig { kind: RopeKind::FreqFactors(factors), ..self })
-    }
 }
 
 impl Parameters {
@@ -302,8 +294,12 @@ impl Parameters {
                 factor: or("factor", self.factor, 1.0)?,
                 rotated: rotated(dims, self.partial_rotary_factor.unwrap_or(1.0))?,
             },
+            "freq_factors" => {
+                RopeKind::FreqFactors(each(&format!("{KEY}.factors"), list("factors", self.factors)?, dims)?)
+            }
             other => {
-                let known = "default, linear, dynamic, llama3, yarn, deepseek_yarn, telechat3-yarn, longrope, su, proportional or mrope";
+                let known = "default, linear, dynamic, llama3, yarn, deepseek_yarn, telechat3-yarn, longrope, su, proportional, \
+                             mrope or freq_factors";
                 return Err(Error::config(format!("{KEY}.rope_type"), format!("`{other}`"), known));
             }
         })
