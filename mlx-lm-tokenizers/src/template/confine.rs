@@ -1,5 +1,6 @@
-//! Templates come with models, from strangers. Steps bound most of what they do, but not everything: values can nest so deeply that to
-//! drop or compare them overflows the stack, and comparing two that share parts takes forever. So they run on a thread of their own.
+//! Templates come with models, from strangers. Their steps, their values and their text are bounded, but the compiler overflows the
+//! stack for expressions of thousands of terms, and some operations of a single step take very long. So they run on a thread of
+//! their own.
 
 use mlx_lm_common::{Error, Result};
 use std::{
@@ -8,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-/// Address space, not memory: only what is used becomes real. Enough for the deepest value that [`super::Limits`] allow.
-const STACK: usize = 1 << 30;
+/// Enough for the longest source that is accepted. This is address space: only what is used becomes memory.
+const STACK: usize = 512 << 20;
 
 /// An honest template takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -26,13 +27,20 @@ pub(super) enum Failure {
 pub(super) fn confined<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
+    confined_until(DEADLINE, work)
+}
+
+fn confined_until<T: Send + 'static>(
+    deadline: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T, Failure> {
     let fail = |why: String| Failure::Failed(Error::Template(why));
     let (send, receive) = sync_channel(1);
     let worker = thread::Builder::new().name("chat template".into()).stack_size(STACK).spawn(move || {
         let _ = send.send(work());
     });
     worker.map_err(|e| fail(format!("there is no thread to run it on: {e}")))?;
-    match receive.recv_timeout(DEADLINE) {
+    match receive.recv_timeout(deadline) {
         Ok(done) => done.map_err(Failure::Failed),
         Err(RecvTimeoutError::Timeout) => Err(Failure::Endless),
         Err(RecvTimeoutError::Disconnected) => Err(fail("the interpreter panicked".into())),
@@ -47,5 +55,28 @@ impl From<Failure> for Error {
             }
             Failure::Failed(e) => e,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_does_not_end_is_given_up() {
+        let work = || {
+            loop {
+                thread::park();
+            }
+        };
+        let given_up: Result<(), _> = confined_until(Duration::from_millis(10), work);
+        assert!(matches!(given_up, Err(Failure::Endless)));
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let panicked: Result<(), _> = confined(|| panic!("as this test wants"));
+        assert!(matches!(panicked, Err(Failure::Failed(Error::Template(_)))));
+        assert!(matches!(confined(|| Ok(1)), Ok(1)));
     }
 }

@@ -16,8 +16,13 @@ pub(super) fn system_clock() -> Clock {
 /// The time as Python's `strftime` writes it.
 pub(super) fn strftime(clock: &Clock, format: &str) -> Result<String, Error> {
     let fail = || {
-        Error::new(ErrorKind::InvalidOperation, format!("strftime_now: cannot write a time as {format:?}"))
+        let shown: String = format.chars().take(60).collect();
+        Error::new(ErrorKind::InvalidOperation, format!("strftime_now: cannot write a time as {shown:?}"))
     };
+    const LONGEST: usize = 200;
+    if format.len() > LONGEST {
+        return Err(fail());
+    }
     let items = StrftimeItems::new(format).parse().map_err(|_| fail())?;
     let mut text = String::new();
     fmt::write(&mut text, format_args!("{}", clock().format_with_items(items.iter()))).map_err(|_| fail())?;

@@ -9,10 +9,7 @@ use std::io::{self, Write};
 /// Python's `json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn tojson(state: &State, value: Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    let separators: Option<(String, String)> = match options.get::<Option<Value>>("separators")? {
-        Some(pair) => Some((pair.get_item_by_index(0)?.to_string(), pair.get_item_by_index(1)?.to_string())),
-        None => None,
-    };
+    let separators = options.get::<Option<Value>>("separators")?.map(|pair| strings(&pair)).transpose()?;
     let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
@@ -25,13 +22,14 @@ pub(super) fn tojson(state: &State, value: Value, options: Kwargs) -> Result<Val
     let limit = state.fuel_levels().map_or(u64::MAX, |(_, left)| left).saturating_mul(BYTES_PER_STEP);
     let mut out =
         Bounded { bytes: Vec::new(), limit: usize::try_from(limit).unwrap_or(usize::MAX), exceeded: false };
-    let format = Python { item, key, indent, ascii, depth: 0, empty: true };
-    let mut serializer = Serializer::with_formatter(&mut out, format);
-    let done = if sorted {
-        sort_keys(&value).and_then(|v| v.serialize(&mut serializer))
-    } else {
-        value.serialize(&mut serializer)
-    };
+    let python = || Python { item: &item, key: &key, indent, ascii, depth: 0, empty: true };
+    let mut done = value.serialize(&mut Serializer::with_formatter(&mut out, python()));
+    // Only what could be written is copied for sorting.
+    if sorted && done.is_ok() {
+        out.bytes.clear();
+        done =
+            sort_keys(&value).and_then(|v| v.serialize(&mut Serializer::with_formatter(&mut out, python())));
+    }
     if out.exceeded {
         return Err(ErrorKind::OutOfFuel.into());
     }
@@ -53,15 +51,27 @@ pub(super) fn write_value(out: &mut Output, state: &mut State, value: &Value) ->
 /// Serializing a byte takes longer than copying one.
 const BYTES_PER_STEP: u64 = 4;
 
+/// Python gives up at a thousand levels, too.
+const DEEPEST: usize = 1000;
+
+/// The two strings of a tuple or list.
+fn strings(pair: &Value) -> Result<(String, String), Error> {
+    let wanted = || Error::new(ErrorKind::InvalidOperation, "separators must be two strings");
+    let string = |i: usize| -> Result<String, Error> {
+        Ok(pair.get_item_by_index(i)?.as_str().ok_or_else(wanted)?.to_string())
+    };
+    Ok((string(0)?, string(1)?))
+}
+
 fn sort_keys(value: &Value) -> serde_json::Result<serde_json::Value> {
     let mut json = serde_json::to_value(value)?;
     json.sort_all_objects();
     Ok(json)
 }
 
-struct Python {
-    item: String,
-    key: String,
+struct Python<'a> {
+    item: &'a str,
+    key: &'a str,
     indent: Option<usize>,
     ascii: bool,
     depth: usize,
@@ -69,8 +79,11 @@ struct Python {
     empty: bool,
 }
 
-impl Python {
+impl Python<'_> {
     fn open<W: ?Sized + Write>(&mut self, out: &mut W, bracket: &[u8]) -> io::Result<()> {
+        if self.depth == DEEPEST {
+            return Err(io::Error::other(format!("the value is nested more than {DEEPEST} levels deep")));
+        }
         self.depth += 1;
         self.empty = true;
         out.write_all(bracket)
@@ -98,7 +111,7 @@ impl Python {
     }
 }
 
-impl Formatter for Python {
+impl Formatter for Python<'_> {
     fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
         self.open(out, b"[")
     }
