@@ -43,7 +43,7 @@ fn advice(error: &Error) -> Option<&'static str> {
             "Give a text with --prompt (- reads it from standard input), or ids with --prompt-tokens."
         }
         Error::PromptTooLong { .. } => "Shorten the prompt; in a chat, /reset starts anew.",
-        Error::Template(_) => "--ignore-chat-template sends the text without a template.",
+        Error::Template(_) => "`generate` and `chat` do without a template if told --ignore-chat-template.",
         Error::Download(_) => "If a local model was meant: there is no file or folder of that name here.",
         Error::Parameter { name: "repository", .. } => {
             "A model is an existing folder, a .gguf file, owner/name[@revision], or `demo`."

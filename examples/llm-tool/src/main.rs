@@ -1,5 +1,9 @@
 //! `llm-tool`: chat with, inspect and measure language models at a terminal.
 #![allow(clippy::print_stderr, reason = "standard error is where a command-line program speaks to its user")]
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "comments of arguments are help texts, whose brackets are no links"
+)]
 
 mod answer;
 mod commands;
@@ -57,7 +61,10 @@ fn main() {
 
 /// Runs a command and returns the exit status.
 fn run(command: Command) -> u8 {
-    tracing_subscriber::fmt().with_writer(io::stderr).without_time().with_target(false).init();
+    let log = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(io::stderr);
+    log.without_time().with_target(false).init();
     let interrupt = match Interrupt::install() {
         Ok(interrupt) => interrupt,
         Err(e) => return failure::report(&e),
