@@ -130,10 +130,12 @@ fn bound<'a>(tokens: &[Token<'a>]) -> Vec<&'a str> {
             (_, Sign('(' | '[' | '{')) => depth += 1,
             (_, Sign(')' | ']' | '}')) => depth -= 1,
             ("set" | "for", Name(name)) if before != Some(Sign('.')) => names.push(name),
-            ("with", Name(name)) if depth == 0 => {
-                if rest.get(i + 1) == Some(&Sign('=')) && rest.get(i + 2) != Some(&Sign('=')) {
-                    names.push(name);
-                }
+            ("with", Name(name))
+                if depth == 0
+                    && rest.get(i + 1) == Some(&Sign('='))
+                    && rest.get(i + 2) != Some(&Sign('=')) =>
+            {
+                names.push(name);
             }
             ("macro" | "call", Name(name)) if depth == 1 && matches!(before, Some(Sign('(' | ','))) => {
                 names.push(name)
