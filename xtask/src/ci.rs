@@ -21,7 +21,7 @@ pub(crate) fn run() -> Result<()> {
         attached(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     });
     if has_deny() {
-        counts.check("licences and advisories", || {
+        counts.check("licences", || {
             attached(cargo().args(["deny", "--all-features", "check", "bans", "licenses", "sources"]))
         });
     } else {

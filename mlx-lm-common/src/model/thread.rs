@@ -7,8 +7,13 @@ use crate::{Error, Result, raw};
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, PoisonError, mpsc},
+    sync::{
+        Mutex, Once, PoisonError,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    },
     thread,
+    time::{Duration, Instant},
 };
 
 type Work = Box<dyn FnOnce(&mut Option<Box<dyn Any>>) + Send>;
@@ -16,9 +21,15 @@ type Work = Box<dyn FnOnce(&mut Option<Box<dyn Any>>) + Send>;
 /// Threads without a model, ready for the next one.
 static IDLE: Mutex<Vec<mpsc::Sender<Work>>> = Mutex::new(Vec::new());
 
+/// Jobs that are queued or running, on all threads.
+static PENDING: AtomicUsize = AtomicUsize::new(0);
+
+/// How long the end of the process waits for them.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// A thread that owns a value of type `T` (a model and what belongs to it) and runs jobs on it, in order. Dropping the handle drops
 /// the value on its thread, which then waits for the next one.
-pub struct ModelThread<T> {
+pub struct ModelThread<T: 'static> {
     jobs: mpsc::Sender<Work>,
     value: std::marker::PhantomData<fn() -> T>,
 }
@@ -67,14 +78,18 @@ impl<T: 'static> ModelThread<T> {
     }
 
     fn send(&self, work: Work) -> Result<()> {
-        self.jobs.send(work).map_err(|_| gone())
+        PENDING.fetch_add(1, SeqCst);
+        self.jobs.send(work).map_err(|_| {
+            PENDING.fetch_sub(1, SeqCst);
+            gone()
+        })
     }
 }
 
-impl<T> Drop for ModelThread<T> {
+impl<T: 'static> Drop for ModelThread<T> {
     fn drop(&mut self) {
         let jobs = self.jobs.clone();
-        let _ = self.jobs.send(Box::new(move |slot| {
+        let _ = self.send(Box::new(move |slot| {
             *slot = None;
             // Buffers that MLX keeps for reuse have the sizes of a model that is gone.
             let _ = mlx_rs::memory::clear_cache();
@@ -87,14 +102,26 @@ fn spawn() -> Result<mpsc::Sender<Work>> {
     let (jobs, inbox) = mpsc::channel::<Work>();
     let run = move || {
         raw::init();
+        static AT_EXIT: Once = Once::new();
+        AT_EXIT.call_once(|| raw::at_exit(finish_jobs));
         let mut slot = None;
         for work in inbox {
             work(&mut slot);
+            PENDING.fetch_sub(1, SeqCst);
         }
     };
     let failed = |e| Error::Unsupported(format!("cannot start a thread for the model: {e}"));
     thread::Builder::new().name("mlx-model".into()).spawn(run).map_err(failed)?;
     Ok(jobs)
+}
+
+/// Runs before MLX's own data are destroyed: a job that uses them afterwards, and be it the one that drops a model, would end the
+/// process with an error.
+extern "C" fn finish_jobs() {
+    let start = Instant::now();
+    while PENDING.load(SeqCst) > 0 && start.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn guard<R>(f: impl FnOnce() -> Result<R>) -> Result<R> {

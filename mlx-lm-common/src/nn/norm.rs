@@ -9,7 +9,7 @@ use mlx_rs::{Array, fast};
 pub enum Norm {
     /// x / rms(x) · weight (arXiv 1910.07467), computed in float32.
     Rms {
-        /// [D]
+        /// `[D]`
         weight: Array,
         /// Added to the mean square.
         eps: f32,
@@ -18,9 +18,9 @@ pub enum Norm {
     },
     /// (x - mean) / deviation · weight + bias (arXiv 1607.06450).
     Layer {
-        /// [D]; all ones if absent.
+        /// `[D]`; all ones if absent.
         weight: Option<Array>,
-        /// [D]
+        /// `[D]`
         bias: Option<Array>,
         /// Added to the variance.
         eps: f32,
@@ -28,12 +28,12 @@ pub enum Norm {
 }
 
 impl Norm {
-    /// Loads `weight` [dim] of this view as an RMS norm.
+    /// Loads `weight` `[dim]` of this view as an RMS norm.
     pub fn rms(w: &Weights, dim: i32, eps: f32) -> Result<Norm> {
         Ok(Norm::Rms { weight: w.tensor("weight", &[dim])?, eps, fused: w.backend().kernels })
     }
 
-    /// Loads `weight` and `bias` [dim] of this view, as far as they are there, as a layer norm.
+    /// Loads `weight` and `bias` `[dim]` of this view, as far as they are there, as a layer norm.
     pub fn layer(w: &Weights, dim: i32, eps: f32) -> Result<Norm> {
         Ok(Norm::Layer { weight: w.tensor_opt("weight", &[dim])?, bias: w.tensor_opt("bias", &[dim])?, eps })
     }

@@ -47,6 +47,16 @@ unsafe extern "C" fn remember(message: *const c_char, data: *mut c_void) {
     unsafe { default_mlx_error_handler(message, data) }
 }
 
+/// Has `f` called when the process ends, before what exists of MLX now is destroyed.
+pub fn at_exit(f: extern "C" fn()) {
+    unsafe extern "C" {
+        fn atexit(f: extern "C" fn()) -> c_int;
+    }
+    init();
+    // SAFETY: a function that lives as long as the program. Should there be no room for it, it is not called.
+    unsafe { atexit(f) };
+}
+
 fn check(status: c_int) -> Result<(), Exception> {
     if status == 0 {
         return Ok(());

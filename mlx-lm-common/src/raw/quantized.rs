@@ -73,7 +73,7 @@ pub fn quantized_matmul(
     })
 }
 
-/// x · w[experts]ᵀ for packed w [E, N, K·bits/32]: each of x's matrices goes to the expert that `experts` names for it.
+/// `x · w[experts]ᵀ` for packed w `[E, N, K·bits/32]`: each of x's matrices goes to the expert that `experts` names for it.
 /// `sorted` promises that `experts` ascends.
 pub fn gather_qmm(
     x: &Array,
