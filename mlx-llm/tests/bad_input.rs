@@ -89,6 +89,16 @@ fn every_broken_model_gives_its_own_error() {
             Box::new(set("num_key_value_heads", json!(3))),
             vec!["num_key_value_heads", "divisor"],
         ),
+        (
+            "more heads than a number holds",
+            Box::new(|c: &Copy| {
+                c.config(|v| {
+                    v["num_attention_heads"] = json!(1 << 30);
+                    v["head_dim"] = json!(64);
+                });
+            }),
+            vec!["num_attention_heads", "fewer heads of 64"],
+        ),
         ("no such rope", Box::new(set("rope_scaling", json!({"rope_type": "spiral"}))), vec!["spiral"]),
         ("a base of zero", Box::new(set("rope_theta", json!(0))), vec!["rope_theta"]),
         (

@@ -132,13 +132,14 @@ impl FloatCache {
     fn make_room(&mut self, new: i32, heads: [i32; 3], dtype: mlx_rs::Dtype) -> Result<()> {
         let [batch, kv_heads, head_dim] = heads;
         let capacity = self.kv.as_ref().map_or(0, |kv| kv[0].dim(2));
-        let wasteful = self.bound.is_some_and(|b| capacity > 2 * (b.size + SLACK + STEP) && new < STEP);
+        let wasteful =
+            self.bound.is_some_and(|b| capacity / 2 > b.size.saturating_add(SLACK + STEP) && new < STEP);
         if self.len + new <= capacity && !wasteful {
             return Ok(());
         }
         // (pinned, latest) slots to keep of a bounded cache; all of the others.
         let (pinned, latest) = match self.bound {
-            Some(b) if self.len > b.size - 1 + SLACK => (b.keep, b.window() - 1 + SLACK),
+            Some(b) if self.len > (b.size - 1).saturating_add(SLACK) => (b.keep, b.window() - 1 + SLACK),
             _ => (0, self.len),
         };
         let kept = pinned + latest;

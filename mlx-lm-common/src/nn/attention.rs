@@ -2,7 +2,7 @@
 
 use super::{Linear, Norm, Projections, Rope};
 use crate::{
-    At, Result,
+    At, Error, Result,
     cache::{AttentionSpec, KvCache, Qkv},
     weights::Weights,
 };
@@ -40,7 +40,12 @@ pub struct Attention {
 impl Attention {
     /// Loads `q_proj`, `k_proj`, `v_proj` and `o_proj` below `w`, and `q_norm` and `k_norm` if asked for.
     pub fn load(w: &Weights, c: &AttentionConfig) -> Result<Attention> {
-        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let width = |heads: i32| {
+            heads.checked_mul(c.head_dim).ok_or_else(|| {
+                Error::config("num_attention_heads", heads, format!("fewer heads of {}", c.head_dim))
+            })
+        };
+        let (q, kv) = (width(c.heads)?, width(c.kv_heads)?);
         let norm = |name: &str| c.qk_norm.map(|eps| Norm::rms(&w.pp(name), c.head_dim, eps)).transpose();
         Ok(Attention {
             qkv: Projections::load(w, c.dim, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], c.qkv_bias)?,
