@@ -74,29 +74,23 @@ impl FloatCache {
         if state.class != wanted {
             return Err(Error::Cache(format!("a layer is a {}, this model wants a {wanted}", state.class)));
         }
-        let [keys, values] = match <[Array; 2]>::try_from(state.arrays) {
-            Ok(kv) => kv,
-            Err(a) if a.is_empty() => return Ok(cache),
-            Err(a) => {
-                return Err(Error::Cache(format!(
-                    "a layer holds {} arrays instead of keys and values",
-                    a.len()
-                )));
-            }
-        };
+        let Some([keys, values]) = state.kv else { return Ok(cache) };
         if keys.ndim() != 4 || keys.shape()[..3] != values.shape()[..3] || values.ndim() != 4 {
             let (k, v) = (keys.shape(), values.shape());
             return Err(Error::Cache(format!("keys {k:?} and values {v:?} are not [B, heads, length, D]")));
         }
         let slots = keys.dim(2);
+        let odd =
+            |found: &[i32]| Error::Cache(format!("a {wanted} of {slots} slots is described by {found:?}"));
         let Some(bound) = cache.bound else {
-            (cache.kv, cache.len, cache.offset) = (Some([keys, values]), slots, slots);
+            let &[offset] = &state.scalars[..] else { return Err(odd(&state.scalars)) };
+            if !(0..=slots).contains(&offset) {
+                return Err(odd(&state.scalars));
+            }
+            (cache.kv, cache.len, cache.offset) = (Some([keys, values]), offset, offset);
             return Ok(cache);
         };
-        let meta: Vec<i32> = state.meta.iter().filter_map(|m| m.parse().ok()).collect();
-        let &[keep, size, offset, next] = &meta[..] else {
-            return Err(Error::Cache(format!("a bounded layer is described by {:?}", state.meta)));
-        };
+        let &[offset, keep, size, next] = &state.scalars[..] else { return Err(odd(&state.scalars)) };
         if (keep, size) != (bound.keep, bound.size) {
             return Err(Error::Cache(format!(
                 "a layer keeps {keep} of {size} positions, here {} of {} are wanted",
@@ -104,7 +98,7 @@ impl FloatCache {
             )));
         }
         if !(0..=slots).contains(&next) || offset < next || keep > next {
-            return Err(Error::Cache(format!("a bounded layer of {slots} slots is described by {meta:?}")));
+            return Err(odd(&state.scalars));
         }
         // A ring that has wrapped: the oldest position is the one to be overwritten next.
         let in_order = |a: &Array| -> Result<Array> {
@@ -289,16 +283,11 @@ impl KvCache for FloatCache {
         if self.padding.is_some() {
             return Err(Error::Unsupported("the cache of a padded batch cannot be saved".into()));
         }
-        let arrays = match &self.kv {
-            Some(_) => buffers_view(&self.kv, 0, self.len)?.to_vec(),
-            None => Vec::new(),
+        let kv = self.kv.as_ref().map(|_| buffers_view(&self.kv, 0, self.len)).transpose()?;
+        let (class, scalars) = match self.bound {
+            Some(b) => ("RotatingKVCache", vec![self.offset, b.keep, b.size, self.len]),
+            None => ("KVCache", vec![self.offset]),
         };
-        let (class, meta) = match self.bound {
-            Some(b) => {
-                ("RotatingKVCache", [b.keep, b.size, self.offset, self.len].map(|n| n.to_string()).to_vec())
-            }
-            None => ("KVCache", Vec::new()),
-        };
-        Ok(LayerState { class: class.into(), arrays, meta })
+        Ok(LayerState { class: class.into(), kv, scalars })
     }
 }

@@ -41,15 +41,15 @@ pub trait KvCache: Any {
     fn state(&self) -> Result<LayerState>;
 }
 
-/// One layer's part of a saved cache: mlx-lm's class name, arrays and scalars.
+/// One layer's part of a saved cache, in mlx-lm's words.
 #[derive(Clone, Debug)]
 pub struct LayerState {
     /// `KVCache`, `RotatingKVCache` …
     pub class: String,
     /// Keys and values; nothing if the cache is empty.
-    pub arrays: Vec<Array>,
-    /// Further values, as text.
-    pub meta: Vec<String>,
+    pub kv: Option<[Array; 2]>,
+    /// What follows them: the offset, and for a `RotatingKVCache` also `keep`, `max_size` and the slot to be written next.
+    pub scalars: Vec<i32>,
 }
 
 /// What a user notes in a saved cache: names and values.
