@@ -27,6 +27,18 @@ pub(crate) struct Arguments {
     /// Whom to measure
     #[arg(long, value_delimiter = ',', default_value = "ours,mlx-lm,llama.cpp", value_name = "NAMES")]
     peers: Vec<Peer>,
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_value = "demo,random", value_name = "NAMES")]
+    models: Vec<Weights>,
+}
+
+/// Which model is measured.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Weights {
+    /// The small real model
+    Demo,
+    /// Random weights in the shape of a larger one
+    Random,
 }
 
 /// Whose program is measured.
@@ -51,11 +63,16 @@ struct Measured {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let programs = Programs::ready(&arguments.peers)?;
     let cores = available_parallelism()?.get();
-    let mut models = vec![models::demo()?];
+    let mut models = Vec::new();
     if arguments.quick {
-        models[0] = Model { prompt_tokens: 32, generated_tokens: 16, rounds: 1, ..models::demo()? };
+        models.push(Model { prompt_tokens: 32, generated_tokens: 16, rounds: 1, ..models::demo()? });
     } else {
-        models.push(models::random()?);
+        for which in &arguments.models {
+            models.push(match which {
+                Weights::Demo => models::demo()?,
+                Weights::Random => models::random()?,
+            });
+        }
     }
     // Programs whose threads wait for one another suffer most from a core that others use.
     let load = report::load_average();
