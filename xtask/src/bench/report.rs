@@ -43,22 +43,27 @@ pub(super) fn print(measured: &Measured) {
     println!("\n{}", model.title);
     let (prompt, generated, rounds) = (model.prompt_tokens, model.generated_tokens, model.rounds);
     println!("prompt of {prompt} tokens, then {generated} more; medians of {rounds} runs in turn\n");
-    println!("{:<40} {:>9} {:>9} {:>9} {:>8} {:>8}", "", "prefill", "decode", "first", "load", "peak");
-    println!("{:<40} {:>9} {:>9} {:>9} {:>8} {:>8}", "", "tok/s", "tok/s", "token, s", "s", "MB");
+    let row = |name: &str, c: [&str; 7]| {
+        let [prefill, decode, first, load, peak, nodes, host] = c;
+        println!("{name:<40} {prefill:>9} {decode:>9} {first:>9} {load:>8} {peak:>8} {nodes:>8} {host:>8}");
+    };
+    row("", ["prefill", "decode", "first", "load", "peak", "nodes a", "host µs"]);
+    row("", ["tok/s", "tok/s", "token, s", "s", "MB", "token", "a token"]);
     for (engine, runs) in engines {
         let cell = |key, scale: f64, decimals: usize| match median(runs, key) {
             Some(value) => format!("{:.decimals$}", value * scale),
             None => "-".into(),
         };
-        println!(
-            "{:<40} {:>9} {:>9} {:>9} {:>8} {:>8}",
-            engine.to_string(),
+        let cells = [
             cell("prefill_tok_s", 1.0, 1),
             cell("decode_tok_s", 1.0, 1),
             cell("ttft_s", 1.0, 3),
             cell("load_s", 1.0, 2),
             cell("peak_bytes", 1e-6, 0),
-        );
+            cell("nodes_per_token", 1.0, 0),
+            cell("host_us_per_token", 1.0, 0),
+        ];
+        row(&engine.to_string(), cells.each_ref().map(String::as_str));
     }
     println!();
     for (ours, other, prefill, decode) in ratios(measured) {
