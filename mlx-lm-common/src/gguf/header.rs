@@ -3,10 +3,9 @@
 use super::{
     metadata::{Field, Metadata},
     reader::Reader,
-    source::Source,
     types::{self, TensorType},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, file::CheckpointFile};
 use std::collections::BTreeSet;
 
 /// More than any real file has, little enough for their bookkeeping to be small.
@@ -33,7 +32,7 @@ pub(super) struct TensorInfo {
     pub(super) bytes: u64,
 }
 
-pub(super) fn read(source: &Source) -> Result<(Metadata, Vec<TensorInfo>)> {
+pub(super) fn read(source: &CheckpointFile) -> Result<(Metadata, Vec<TensorInfo>)> {
     let mut r = Reader::new(source);
     let magic = r.u32("magic")?.to_le_bytes();
     if &magic != b"GGUF" {

@@ -12,7 +12,6 @@ mod header;
 mod metadata;
 mod names;
 mod reader;
-mod source;
 mod tensor;
 mod types;
 mod unpack;
@@ -20,15 +19,14 @@ mod unpack;
 pub use metadata::{Field, List, Metadata, Strings, Value};
 pub use tensor::{Element, GgufTensor, Kind, Output, Read};
 
-use crate::{Error, Result};
+use crate::{Error, Result, file::CheckpointFile};
 use header::TensorInfo;
-use source::Source;
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 /// An open GGUF file whose header has been read and checked.
 #[derive(Clone, Debug)]
 pub struct Gguf {
-    source: Arc<Source>,
+    source: Arc<CheckpointFile>,
     metadata: Metadata,
     infos: Vec<TensorInfo>,
 }
@@ -43,7 +41,7 @@ impl Gguf {
     /// [`Error::Io`], [`Error::File`] for a damaged or foreign file, [`Error::Tensor`] for a tensor that cannot be where or
     /// what it claims, [`Error::Config`] for a bad `general.alignment`.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
-        let source = Source::open(path.as_ref())?;
+        let source = CheckpointFile::open(path.as_ref())?;
         let (metadata, infos) = header::read(&source)?;
         Ok(Gguf { source: Arc::new(source), metadata, infos })
     }

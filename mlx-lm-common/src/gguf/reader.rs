@@ -1,10 +1,7 @@
 //! A reader that knows how much there is: every length is checked before memory is set aside for it.
 
-use super::{
-    metadata::{List, Strings, Value},
-    source::Source,
-};
-use crate::{Error, Result};
+use super::metadata::{List, Strings, Value};
+use crate::{Error, Result, file::CheckpointFile};
 use std::{
     fs::File,
     io::{BufReader, Read},
@@ -24,7 +21,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(source: &'a Source) -> Reader<'a> {
+    pub(super) fn new(source: &'a CheckpointFile) -> Reader<'a> {
         let file = BufReader::with_capacity(1 << 16, source.file());
         Reader { path: source.path(), file, len: source.len(), at: 0 }
     }

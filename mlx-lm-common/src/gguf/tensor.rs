@@ -2,11 +2,10 @@
 
 use super::{
     header::TensorInfo,
-    source::Source,
     types::{self, Format},
     unpack::{self, Fault, Parts},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, file::CheckpointFile};
 use std::sync::Arc;
 
 /// Bytes of the file that are held at a time.
@@ -80,7 +79,7 @@ pub enum Read {
 /// A tensor, still in its file.
 #[derive(Clone, Debug)]
 pub struct GgufTensor {
-    source: Arc<Source>,
+    source: Arc<CheckpointFile>,
     name: String,
     shape: Vec<i32>,
     type_name: &'static str,
@@ -98,7 +97,7 @@ pub struct GgufTensor {
 impl GgufTensor {
     /// `heads` are (count, rows of each) if the rows are interleaved.
     pub(super) fn new(
-        source: &Arc<Source>,
+        source: &Arc<CheckpointFile>,
         info: &TensorInfo,
         name: String,
         heads: Option<(i32, i32)>,

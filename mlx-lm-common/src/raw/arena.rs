@@ -114,8 +114,7 @@ impl Block {
     /// An array over this memory, which keeps the region alive, or a copy: see [`Arena::new`].
     pub fn into_array(self, shape: &[i32], dtype: Dtype) -> Result<Array> {
         init();
-        let wanted =
-            shape.iter().try_fold(size_of_dtype(dtype), |n, &d| n.checked_mul(usize::try_from(d).ok()?));
+        let wanted = shape.iter().try_fold(size_of(dtype), |n, &d| n.checked_mul(usize::try_from(d).ok()?));
         if wanted != Some(self.bytes) {
             return Err(Error::Unsupported(format!(
                 "{} bytes are no array of {shape:?} {dtype:?}",
@@ -132,7 +131,8 @@ impl Block {
     }
 }
 
-fn size_of_dtype(dtype: Dtype) -> usize {
+/// Bytes of one value.
+pub fn size_of(dtype: Dtype) -> usize {
     match dtype {
         Dtype::Bool | Dtype::Uint8 | Dtype::Int8 => 1,
         Dtype::Uint16 | Dtype::Int16 | Dtype::Float16 | Dtype::Bfloat16 => 2,

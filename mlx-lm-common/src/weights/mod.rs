@@ -10,11 +10,12 @@ pub mod index;
 mod matrix;
 mod stored;
 
+pub use crate::file::CheckpointFile;
 pub use checkpoint::{Checkpoint, Loaded, Tensor};
 pub use container::open;
 pub(crate) use container::open_file;
 pub use matrix::{Matrix, Packed};
-pub use stored::{CheckpointFile, Stored};
+pub use stored::Stored;
 
 use crate::{Backend, Error, Progress, Result, raw::Arena};
 use mlx_rs::{Array, Dtype};

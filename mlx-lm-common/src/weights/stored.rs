@@ -1,45 +1,16 @@
 //! A tensor that is still in its file, and how it comes into memory: read once, converted on the way.
 
-use crate::{Error, Result, raw::Arena};
+use crate::{
+    Result,
+    file::CheckpointFile,
+    raw::{Arena, size_of},
+};
 use half::{bf16, f16};
 use mlx_rs::{Array, Dtype};
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 /// How much of a file is held at a time while its type is converted.
 const CHUNK: usize = 1 << 20;
-
-/// An open checkpoint file, shared by its tensors.
-#[derive(Debug)]
-pub struct CheckpointFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl CheckpointFile {
-    /// Opens a file for positioned reads.
-    pub fn open(path: &Path) -> Result<CheckpointFile> {
-        Ok(CheckpointFile { path: path.into(), file: File::open(path).map_err(|e| Error::io(path, e))? })
-    }
-
-    /// Where the file lies.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The file itself.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    fn read(&self, into: &mut [u8], offset: u64) -> Result<()> {
-        use std::os::unix::fs::FileExt;
-        self.file.read_exact_at(into, offset).map_err(|e| Error::io(&self.path, e))
-    }
-}
 
 /// Plain values in a file: row-major, little-endian.
 #[derive(Clone, Debug)]
@@ -91,13 +62,13 @@ impl Stored {
         let mut buffer = Vec::new();
         for ((file, offset), out) in self.parts.iter().zip(outputs) {
             if to == self.dtype {
-                file.read(out, *offset)?;
+                file.read_at(out, *offset)?;
                 continue;
             }
             buffer.resize(CHUNK.min(self.part_bytes), 0);
             for (i, out) in out.chunks_mut(CHUNK / from_size * to_size).enumerate() {
                 let buffer = &mut buffer[..out.len() / to_size * from_size];
-                file.read(buffer, offset + (i * CHUNK) as u64)?;
+                file.read_at(buffer, offset + (i * CHUNK) as u64)?;
                 convert(buffer, self.dtype, out, to);
             }
         }
@@ -108,15 +79,6 @@ impl Stored {
 /// Whether a type may be converted between precisions.
 pub(super) fn is_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32)
-}
-
-fn size_of(dtype: Dtype) -> usize {
-    match dtype {
-        Dtype::Bool | Dtype::Uint8 | Dtype::Int8 => 1,
-        Dtype::Uint16 | Dtype::Int16 | Dtype::Float16 | Dtype::Bfloat16 => 2,
-        Dtype::Uint32 | Dtype::Int32 | Dtype::Float32 => 4,
-        Dtype::Uint64 | Dtype::Int64 | Dtype::Float64 | Dtype::Complex64 => 8,
-    }
 }
 
 /// Converts whole values between float types.
