@@ -1,7 +1,6 @@
 //! Devices, as far as mlx-rs does not reach.
 
-use super::{check, init};
-use mlx_rs::error::Exception;
+use super::init;
 
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +32,4 @@ pub fn set_default_device(device: Device) {
         Device::Gpu => mlx_rs::Device::gpu(),
     };
     mlx_rs::Device::set_default(&device);
-}
-
-/// Destroys this thread's streams and its compile cache. The thread must not use MLX afterwards.
-pub fn clear_streams() -> Result<(), Exception> {
-    init();
-    // SAFETY: a plain call.
-    check(unsafe { mlx_sys::mlx_clear_streams() })
 }

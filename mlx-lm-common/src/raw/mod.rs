@@ -7,7 +7,7 @@ mod quantized;
 mod slots;
 
 pub use arena::{Arena, Block, resident, size_of};
-pub use device::{Device, clear_streams, gpu_available, set_default_device};
+pub use device::{Device, gpu_available, set_default_device};
 pub use quantized::{Mode, dequantize, gather_qmm, quantized_matmul};
 pub use slots::{slots, with_slots};
 
