@@ -1,10 +1,15 @@
 //! `cargo xtask fixtures`: tiny models and their reference values, written by mlx-lm.
 
-use std::path::PathBuf;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 
 use crate::{
+    cache,
     process::{run as attached, workspace},
     python::{Environment, ORACLE},
 };
@@ -49,4 +54,35 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         script.env("FIXTURE_SEED", seed.to_string());
     }
     attached(&mut script)
+}
+
+/// A folder with every fixture. It is written once for each state of the scripts that make it.
+pub(crate) fn generated() -> Result<PathBuf> {
+    let state = state()?;
+    cache::provide(&format!("fixtures/{}", &state[..16]), &state, |dir| {
+        eprintln!(
+            "  writing all parity fixtures into the cache folder (once for each change of xtask/oracle)"
+        );
+        attached(Environment::ready(&ORACLE)?.script("tiny_archs.py").arg("--all").arg("--out").arg(dir))
+    })
+}
+
+/// A hash of all that decides what the fixtures hold.
+fn state() -> Result<String> {
+    let folder = workspace().join("xtask/oracle");
+    let mut scripts: Vec<_> = [scripts(&folder)?, scripts(&folder.join("archs"))?].concat();
+    scripts.sort();
+    let mut hash = Sha256::new();
+    hash.update(format!("{ORACLE:?} {:?}", env::var_os("FIXTURE_SEED")));
+    for script in scripts {
+        hash.update(script.as_os_str().as_encoded_bytes());
+        hash.update(fs::read(&script).with_context(|| script.display().to_string())?);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn scripts(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let paths = entries.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(|p| p.extension().is_some_and(|e| e == "py")).collect())
 }

@@ -3,13 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::PathBuf,
 };
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::process::{LlmTool, Profile, output, workspace};
+use crate::{
+    fixtures::generated,
+    process::{LlmTool, Profile, output, workspace},
+};
 
 const FILE: &str = "README.md";
 const START: &str = "<!-- models: written by `cargo xtask models` -->";
@@ -29,7 +32,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let models: Vec<Value> =
         serde_json::from_str(&text).context("`llm-tool models --json` did not print a list of objects")?;
     let types: Vec<&str> = models.iter().filter_map(|m| m.get("model_type")?.as_str()).collect();
-    let fixtures = fixtures(&workspace().join("fixtures"))?;
+    let fixtures = fixtures(&[workspace().join("fixtures"), generated()?])?;
     let path = workspace().join(FILE);
     let file = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let wanted = with_table(&file, &table(&types, &fixtures))?;
@@ -41,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let untested: Vec<_> = types.into_iter().filter(|t| !fixtures.contains_key(*t)).collect();
     if !untested.is_empty() {
-        bail!("there is no fixture for {}: add it to xtask/oracle/tiny_archs.py", untested.join(", "));
+        bail!("there is no fixture for {}: add it to xtask/oracle/archs", untested.join(", "));
     }
     Ok(())
 }
@@ -51,23 +54,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 struct Tested {
     /// The names under which checkpoints are published.
     architectures: BTreeSet<String>,
-    /// The fixtures' folders.
+    /// The fixtures' names, without the endings of twins.
     names: BTreeSet<String>,
 }
 
 /// All fixtures by model type.
-fn fixtures(folder: &Path) -> Result<BTreeMap<String, Tested>> {
+fn fixtures(roots: &[PathBuf]) -> Result<BTreeMap<String, Tested>> {
     let mut found = BTreeMap::<_, Tested>::new();
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let entry = entry?;
-        let path = entry.path().join("config.json");
+    let mut folders = Vec::new();
+    for root in roots {
+        let entries = fs::read_dir(root).with_context(|| root.display().to_string())?;
+        folders.extend(entries.collect::<Result<Vec<_>, _>>()?);
+    }
+    for folder in folders {
+        let path = folder.path().join("config.json");
         let Ok(text) = fs::read_to_string(&path) else { continue };
         let config: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
         let Some(model_type) = config["model_type"].as_str() else { continue };
         let tested = found.entry(model_type.to_string()).or_default();
         let architectures = config["architectures"].as_array().into_iter().flatten();
         tested.architectures.extend(architectures.filter_map(|a| Some(a.as_str()?.to_string())));
-        tested.names.insert(entry.file_name().to_string_lossy().into_owned());
+        let name = folder.file_name().to_string_lossy().into_owned();
+        tested.names.insert(name.split('-').next().unwrap_or_default().into());
     }
     Ok(found)
 }
@@ -100,10 +108,10 @@ mod tests {
 
     #[test]
     fn only_the_table_between_the_markers_changes() {
-        let names = ["a", "a-4bit"].map(String::from).into();
+        let names = ["a", "a_wide"].map(String::from).into();
         let fixtures = BTreeMap::from([("a".into(), Tested { architectures: ["A".into()].into(), names })]);
         let table = table(&["a", "b"], &fixtures);
-        let rows = "| `a` | `A` | `a`, `a-4bit` |\n| `b` | - | - |\n";
+        let rows = "| `a` | `A` | `a`, `a_wide` |\n| `b` | - | - |\n";
         assert!(table.ends_with(&format!("---|\n{rows}")), "{table}");
         let file = format!("before\n{START}\nold\n{END}\nafter\n");
         assert_eq!(with_table(&file, &table).unwrap(), format!("before\n{START}\n{table}{END}\nafter\n"));

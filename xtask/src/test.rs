@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    fetch,
+    fetch, fixtures,
     process::{cargo, output, shown, spawn, workspace},
     real, vocab,
 };
@@ -73,7 +73,13 @@ pub(crate) fn run() -> Result<()> {
 /// All tests, counted together with other checks.
 pub(crate) fn run_into(counts: &mut Counts) {
     counts.check("fetching the demo model", || fetch::demo_model().map(|_| ()));
-    counts.cargo_tests("tests of the workspace", cargo().args(["test", "--workspace", "--no-fail-fast"]));
+    let mut tests = cargo();
+    tests.args(["test", "--workspace", "--no-fail-fast"]);
+    counts.check("the parity fixtures that are not committed", || {
+        tests.env("MLX_LM_FIXTURES", fixtures::generated()?);
+        Ok(())
+    });
+    counts.cargo_tests("tests of the workspace", &mut tests);
     counts.cargo_tests("tests of a crate that uses mlx-llm alone", &mut downstream("test"));
     counts.check("that crate builds no tokenizer, no downloader, no image codec", downstream_is_lean);
     counts.check("tokenizers against llama.cpp's vocabularies", vocab::run);

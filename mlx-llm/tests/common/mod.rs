@@ -12,23 +12,35 @@ use mlx_llm::{
 };
 use mlx_rs::{Array, ops};
 use std::{
-    collections::HashMap,
-    fs,
+    collections::{BTreeMap, HashMap},
+    env, fs, iter,
     path::{Path, PathBuf},
 };
 
-/// Every fixture's folder, in order of name.
-pub fn fixtures() -> Vec<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
-    let mut all: Vec<_> =
-        fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
-    all.sort();
-    assert!(all.len() > 20, "the fixtures are missing");
-    all
+/// The committed fixtures, and those that `cargo xtask test` has generated.
+fn roots() -> impl Iterator<Item = PathBuf> {
+    let committed = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+    iter::once(committed).chain(env::var_os("MLX_LM_FIXTURES").map(PathBuf::from))
 }
 
+/// Every fixture's folder, in order of name. A committed one hides the generated one of its name.
+pub fn fixtures() -> Vec<PathBuf> {
+    let mut all = BTreeMap::new();
+    for root in roots() {
+        let entries = fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
+        for folder in entries.filter(|p| p.join("reference.safetensors").exists()) {
+            all.entry(folder.file_name().unwrap().to_owned()).or_insert(folder);
+        }
+    }
+    assert!(all.len() > 20, "the fixtures are missing");
+    all.into_values().collect()
+}
+
+/// The folder of the fixture, wherever it is.
 pub fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
+    let mut folders = roots().map(|root| root.join(name));
+    let committed = folders.next().unwrap();
+    if committed.exists() { committed } else { folders.find(|f| f.exists()).unwrap_or(committed) }
 }
 
 pub fn load(folder: &Path, without_kernels: bool) -> LoadedModel {
