@@ -12,6 +12,9 @@ pub struct Backend {
     pub compute: Dtype,
     /// Whether blocks may use the fused CPU kernels.
     pub kernels: bool,
+    /// Whether chains of elementwise operations become one node through MLX's compiler: by default on a GPU, as on the CPU that
+    /// compiler would start a C++ compiler at run time.
+    pub compile: bool,
 }
 
 impl Backend {
@@ -24,6 +27,11 @@ impl Backend {
             Device::Cpu => Dtype::Float32,
             Device::Gpu => stored,
         });
-        Backend { device, compute, kernels: kernels && device == Device::Cpu && mlx_lm_kernels::available() }
+        Backend {
+            device,
+            compute,
+            kernels: kernels && device == Device::Cpu && mlx_lm_kernels::available(),
+            compile: device == Device::Gpu,
+        }
     }
 }

@@ -6,7 +6,7 @@ use mlx_lm_common::{
     cache::{CacheSpec, KvCache},
     config::{RopeConfig, dim, epsilon, optional_dim},
     model::{Decoder, Layer, load_layers},
-    nn::{Attention, AttentionConfig, Embedding, Head, Mlp, Norm, Rope},
+    nn::{Attention, AttentionConfig, Embedding, Head, Mlp, MlpConfig, Norm, Rope},
     weights::Weights,
 };
 use mlx_rs::Array;
@@ -148,6 +148,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<LlamaLayer>> 
     let (full, sliding) =
         (c.rope(config, Some("full_attention"))?, c.rope(config, Some("sliding_attention"))?);
     let model_type = config.model_type.as_str();
+    let mlp = MlpConfig { bias: c.mlp_bias, ..MlpConfig::new(dim, c.intermediate_size) };
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,
         layers: load_layers(&m, c.num_hidden_layers, |i, w| {
@@ -158,7 +159,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<LlamaLayer>> 
                 input_layernorm: Norm::rms(&w.pp("input_layernorm"), dim, eps)?,
                 self_attn: Attention::load(&w.pp("self_attn"), &c.attention(model_type, rope)?)?,
                 post_attention_layernorm: Norm::rms(&w.pp("post_attention_layernorm"), dim, eps)?,
-                mlp: Mlp::load(&w.pp("mlp"), dim, c.intermediate_size, c.mlp_bias)?,
+                mlp: Mlp::load(&w.pp("mlp"), &mlp)?,
                 window,
             })
         })?,

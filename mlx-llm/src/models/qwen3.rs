@@ -6,7 +6,10 @@ use mlx_lm_common::{
     cache::KvCache,
     config::dim,
     model::{Decoder, Layer, load_layers},
-    nn::{Attention, AttentionConfig, Embedding, Head, Mlp, Moe, MoeConfig, Norm},
+    nn::{
+        Attention, AttentionConfig, Embedding, ExpertsConfig, Head, Mlp, MlpConfig, Moe, MoeConfig, Norm, Normalize,
+        RouterConfig,
+    },
     weights::{Checkpoint, Weights},
 };
 use mlx_rs::Array;
@@ -78,16 +81,13 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Qwen3Layer>> 
     let attention = AttentionConfig { qk_norm: Some(eps), ..c.attention(&config.model_type, Some(rope))? };
     let mlp = |i: usize, w: &Weights| match &experts {
         Some(e) if e.routes(i) => {
-            let config = MoeConfig {
-                dim,
-                moe_intermediate_size: e.moe_intermediate_size,
-                num_experts: e.num_experts,
-                num_experts_per_tok: e.num_experts_per_tok,
-                norm_topk_prob: e.norm_topk_prob,
-            };
-            Moe::load(w, config).map(FeedForward::Experts)
+            let normalize = if e.norm_topk_prob { Normalize::Sum(0.0) } else { Normalize::No };
+            let router = RouterConfig::new(dim, e.num_experts, e.num_experts_per_tok);
+            let experts = ExpertsConfig::new(dim, e.moe_intermediate_size, e.num_experts);
+            let config = MoeConfig::new(RouterConfig { normalize, ..router }, experts);
+            Moe::load(w, &config).map(FeedForward::Experts)
         }
-        _ => Mlp::load(w, dim, c.intermediate_size, false).map(FeedForward::Dense),
+        _ => Mlp::load(w, &MlpConfig::new(dim, c.intermediate_size)).map(FeedForward::Dense),
     };
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,

@@ -18,6 +18,8 @@ pub struct LoadOptions {
     pub dtype: Option<Dtype>,
     /// Leaves everything to MLX's own operations, where fused CPU kernels would do it.
     pub without_kernels: bool,
+    /// Whether elementwise chains go through MLX's compiler; see [`Backend::compile`] for the default.
+    pub compile: Option<bool>,
     /// Called while weights are read.
     pub on_progress: Option<LoadProgress>,
 }
@@ -45,6 +47,7 @@ pub fn load_model(path: &Path, registry: &Registry, options: &LoadOptions) -> Re
     (architecture.remap)(&mut checkpoint, &config)?;
     let stored = checkpoint.float_type().unwrap_or(Dtype::Float32);
     let backend = Backend::new(options.device, options.dtype, stored, !options.without_kernels);
+    let backend = Backend { compile: options.compile.unwrap_or(backend.compile), ..backend };
     raw::set_default_device(backend.device);
     let file_bytes = checkpoint.bytes();
     let weights = Weights::new(checkpoint, backend, options.on_progress.clone());

@@ -1,7 +1,7 @@
 //! Linear layers over any storage.
 
 use crate::{
-    Result, raw,
+    Backend, Result, raw,
     weights::{Matrix, Weights},
 };
 use mlx_lm_kernels as kernels;
@@ -19,12 +19,17 @@ pub struct Linear {
 impl Linear {
     /// Loads `weight` (with `scales` and `biases` if it is packed) of this view, and `bias` if the layer has one.
     pub fn load(w: &Weights, input: i32, output: i32, bias: bool) -> Result<Linear> {
-        let bias = bias.then(|| w.tensor("bias", &[output])).transpose()?;
-        Linear::new(w, &[output, input], bias)
+        Linear::load_in(w, input, output, bias, w.backend().compute)
     }
 
-    fn new(w: &Weights, shape: &[i32; 2], bias: Option<Array>) -> Result<Linear> {
-        let backend = w.backend();
+    /// As [`Linear::load`], for inputs in a type of the block's choice: for what must be float32 whatever the rest computes in.
+    pub fn load_in(w: &Weights, input: i32, output: i32, bias: bool, dtype: Dtype) -> Result<Linear> {
+        let bias = bias.then(|| w.tensor_in("bias", &[output], dtype)).transpose()?;
+        Linear::new(w, &[output, input], bias, dtype)
+    }
+
+    fn new(w: &Weights, shape: &[i32; 2], bias: Option<Array>, compute: Dtype) -> Result<Linear> {
+        let backend = Backend { compute, ..w.backend() };
         let matrix = w.matrix(shape, (!backend.kernels).then_some(backend.compute))?;
         let fused = backend.kernels && kernel(&matrix, None).is_some_and(|l| l.supported());
         let matrix = if fused { matrix } else { plain(matrix, backend.compute)? };
@@ -78,8 +83,8 @@ pub struct Embedding {
 impl Embedding {
     /// Loads `weight` [count, dim] of this view.
     pub fn load(w: &Weights, count: i32, dim: i32) -> Result<Embedding> {
-        let linear = Linear::new(w, &[count, dim], None)?;
-        Ok(Embedding { linear, compute: w.backend().compute })
+        let compute = w.backend().compute;
+        Ok(Embedding { linear: Linear::new(w, &[count, dim], None, compute)?, compute })
     }
 
     /// The rows of `ids`, in the compute type.

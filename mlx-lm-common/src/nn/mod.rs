@@ -1,16 +1,24 @@
 //! Blocks that models are made of. Each has a plain form in MLX operations and, where the CPU kernels have one, a fused form; which
 //! one runs is settled when a block is loaded.
 
+mod activation;
 mod attention;
+mod experts;
+mod fused;
 mod linear;
 mod mlp;
 mod moe;
 mod norm;
 mod rope;
+mod router;
 
+pub use activation::{Activation, Glu};
 pub use attention::{Attention, AttentionConfig};
+pub use experts::{Experts, ExpertsConfig};
+pub use fused::{fused, fused_with, scalar};
 pub use linear::{Embedding, Head, Linear, Projections};
-pub use mlp::{Mlp, swiglu};
-pub use moe::{Moe, MoeConfig, SwitchGlu};
+pub use mlp::{Form, Mlp, MlpConfig};
+pub use moe::{Moe, MoeConfig, SharedConfig};
 pub use norm::Norm;
 pub use rope::Rope;
+pub use router::{GroupScore, Groups, Normalize, Router, RouterConfig, Score};

@@ -1,121 +1,110 @@
-//! Mixtures of experts.
+//! Mixtures of experts (arXiv 1701.06538).
 
-use super::{Linear, Norm, linear::plain, swiglu};
-use crate::{
-    Result,
-    raw::{self, Device},
-    weights::{Matrix, Weights},
-};
-use mlx_rs::{
-    Array,
-    ops::{self, indexing::IndexOp},
-};
+use super::{Experts, ExpertsConfig, Linear, Mlp, MlpConfig, Norm, Router, RouterConfig, fused::fused};
+use crate::{At, Result, weights::Weights};
+use mlx_rs::{Array, error::Exception, ops};
 
-/// From so many (token, expert) pairs on, pairs are sorted by expert, so that each expert's weights are read once.
-const SORT_FROM: usize = 64;
-
-/// Experts as one matrix each [E, out, in] for gate, up and down.
-#[derive(Clone, Debug)]
-pub struct SwitchGlu {
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
-    device: Device,
-}
-
-impl SwitchGlu {
-    /// Loads `gate_proj`, `up_proj` and `down_proj` below `w`, stacked over `experts`.
-    pub fn load(w: &Weights, dim: i32, hidden: i32, experts: i32) -> Result<SwitchGlu> {
-        let load = |name: &str, input, output| {
-            let compute = w.backend().compute;
-            plain(w.pp(name).matrix(&[experts, output, input], Some(compute))?, compute)
-        };
-        Ok(SwitchGlu {
-            gate: load("gate_proj", dim, hidden)?,
-            up: load("up_proj", dim, hidden)?,
-            down: load("down_proj", hidden, dim)?,
-            device: w.backend().device,
-        })
-    }
-
-    /// The outputs of the experts `ids` [B, L, k] for x [B, L, dim], as [B, L, k, dim].
-    pub fn forward(&self, x: &Array, ids: &Array) -> Result<Array> {
-        let x = x.expand_dims_axes(&[-2, -3])?;
-        if ids.size() < SORT_FROM {
-            return Ok(self.run(&x, ids, false)?.squeeze_axes(&[-2])?);
-        }
-        let k = ids.dim(-1);
-        let flat = ids.flatten(None, None)?;
-        let order = ops::argsort(&flat)?;
-        let back = ops::argsort(&order)?;
-        let rows = x.flatten(0, -3)?.take_axis(order.floor_divide(Array::from_int(k))?, 0)?;
-        let y = self.run(&rows, &flat.take_axis(&order, 0)?, true)?.take_axis(&back, 0)?;
-        Ok(ops::unflatten(&y, 0, ids.shape())?.squeeze_axes(&[-2])?)
-    }
-
-    fn run(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
-        let (gate, up) = (gather(&self.gate, x, ids, sorted)?, gather(&self.up, x, ids, sorted)?);
-        let inner = swiglu(&gate, &up, self.device)?;
-        gather(&self.down, &inner, ids, sorted)
-    }
-}
-
-/// x · w[ids]ᵀ.
-fn gather(matrix: &Matrix, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
-    Ok(match matrix {
-        Matrix::Dense(w) => ops::gather_mm(x, w.swap_axes(-1, -2)?, None, ids, sorted)?,
-        Matrix::Packed(p) => {
-            raw::gather_qmm(x, &p.weight, &p.scales, p.biases.as_ref(), ids, p.format(), sorted)?
-        }
-    })
-}
-
-/// A mixture whose router takes the softmax over all experts, then the best `k` (Qwen3-MoE, arXiv 2505.09388).
-#[derive(Clone, Debug)]
-pub struct Moe {
-    gate: Linear,
-    experts: SwitchGlu,
-    k: i32,
-    normalize: bool,
-}
-
-/// The sizes of a [`Moe`].
+/// The parts of a [`Moe`]; [`MoeConfig::new`] gives the usual ones.
 #[derive(Clone, Copy, Debug)]
 pub struct MoeConfig {
-    /// Width of the model.
-    pub dim: i32,
-    /// Width of an expert.
-    pub moe_intermediate_size: i32,
-    /// Experts in all.
-    pub num_experts: i32,
-    /// Experts that a token goes to.
-    pub num_experts_per_tok: i32,
-    /// Whether the weights of the chosen experts are made to sum to one.
-    pub norm_topk_prob: bool,
+    /// What chooses.
+    pub router: RouterConfig,
+    /// What is chosen.
+    pub experts: ExpertsConfig,
+    /// Where the experts are.
+    pub experts_name: &'static str,
+    /// Whether weights multiply what goes into an expert (Llama 4), rather than what comes out. For one expert a token alone.
+    pub weigh_input: bool,
+    /// A block that every token goes through besides.
+    pub shared: Option<SharedConfig>,
+}
+
+/// The block of a mixture that every token goes through.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedConfig {
+    /// Where it is: `shared_experts` or `shared_expert`, as a rule.
+    pub name: &'static str,
+    /// The block.
+    pub mlp: MlpConfig,
+    /// Name of a linear layer to one value, whose sigmoid multiplies the block's output.
+    pub gate: Option<&'static str>,
+}
+
+impl MoeConfig {
+    /// A mixture of `router` and `experts`, which are below `switch_mlp`.
+    pub fn new(router: RouterConfig, experts: ExpertsConfig) -> MoeConfig {
+        MoeConfig { router, experts, experts_name: "switch_mlp", weigh_input: false, shared: None }
+    }
+}
+
+/// A router, experts, and what all tokens share.
+#[derive(Clone, Debug)]
+pub struct Moe {
+    router: Router,
+    experts: Experts,
+    weigh_input: bool,
+    shared: Option<Shared>,
+    compile: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Shared {
+    mlp: Mlp,
+    gate: Option<Linear>,
 }
 
 impl Moe {
-    /// Loads the router `gate` and the experts `switch_mlp` below `w`.
-    pub fn load(w: &Weights, c: MoeConfig) -> Result<Moe> {
+    /// Loads the parts that `c` names below `w`.
+    ///
+    /// # Errors
+    /// As [`Router::load`].
+    pub fn load(w: &Weights, c: &MoeConfig) -> Result<Moe> {
+        if c.weigh_input && c.router.k != 1 {
+            return Err(crate::Error::config(
+                c.router.k_key,
+                c.router.k,
+                "1: weights multiply the experts' input",
+            ));
+        }
+        let shared = |s: SharedConfig| {
+            let gate = s.gate.map(|name| Linear::load(&w.pp(name), s.mlp.dim, 1, false));
+            Mlp::load(&w.pp(s.name), &s.mlp).and_then(|mlp| Ok(Shared { mlp, gate: gate.transpose()? }))
+        };
         Ok(Moe {
-            gate: Linear::load(&w.pp("gate"), c.dim, c.num_experts, false)?,
-            experts: SwitchGlu::load(&w.pp("switch_mlp"), c.dim, c.moe_intermediate_size, c.num_experts)?,
-            k: c.num_experts_per_tok,
-            normalize: c.norm_topk_prob,
+            router: Router::load(w, &c.router)?,
+            experts: Experts::load(&w.pp(c.experts_name), &c.experts)?,
+            weigh_input: c.weigh_input,
+            shared: c.shared.map(shared).transpose()?,
+            compile: w.backend().compile,
         })
+    }
+
+    /// mixture(x), for x [B, L, dim].
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        let (ids, weights) = self.router.forward(x).at("router")?;
+        let mixed = if self.weigh_input {
+            self.experts.forward(&x.multiply(weights)?, &ids)?.squeeze_axes(&[-2])?
+        } else {
+            self.experts.mixed(x, &ids, &weights).at("experts")?
+        };
+        match &self.shared {
+            None => Ok(mixed),
+            Some(Shared { mlp, gate: None }) => mlp.forward_onto(x, &mixed).at("shared"),
+            Some(Shared { mlp, gate: Some(gate) }) => {
+                let shared = mlp.forward(None, x).at("shared")?;
+                let [y] = fused(self.compile, gated_sum, [&mixed, &gate.forward(x)?, &shared])?;
+                Ok(y)
+            }
+        }
     }
 
     /// x + mixture(norm(x)), for x [B, L, dim].
     pub fn forward_add(&self, norm: &Norm, x: &Array) -> Result<Array> {
-        let h = norm.forward(x)?;
-        let scores = ops::softmax_axis(self.gate.forward(&h)?, -1, true)?;
-        let ids = ops::argpartition_axis(&scores, -self.k, -1)?.index((.., .., -self.k..));
-        let mut weights = scores.take_along_axis(&ids, -1)?;
-        if self.normalize {
-            weights = weights.divide(weights.sum_axis(-1, true)?)?;
-        }
-        let y = self.experts.forward(&h, &ids)?;
-        let mixed = y.multiply(weights.expand_dims(-1)?)?.sum_axis(-2, false)?;
-        Ok(x.add(mixed)?)
+        Ok(x.add(self.forward(&norm.forward(x)?)?)?)
     }
+}
+
+/// mixed + σ(gate) · shared.
+fn gated_sum([mixed, gate, shared]: [&Array; 3]) -> Result<[Array; 1], Exception> {
+    Ok([mixed.add(ops::sigmoid(gate)?.multiply(shared)?)?])
 }

@@ -1,8 +1,8 @@
 //! Normalization over the last axis.
 
-use crate::{Result, weights::Weights};
+use crate::{Backend, Result, weights::Weights};
 use mlx_lm_kernels as kernels;
-use mlx_rs::{Array, fast};
+use mlx_rs::{Array, Dtype, error::Exception, fast, ops};
 
 /// A normalization and its weights.
 #[derive(Clone, Debug)]
@@ -31,6 +31,31 @@ impl Norm {
     /// Loads `weight` `[dim]` of this view as an RMS norm.
     pub fn rms(w: &Weights, dim: i32, eps: f32) -> Result<Norm> {
         Ok(Norm::Rms { weight: w.tensor("weight", &[dim])?, eps, fused: w.backend().kernels })
+    }
+
+    /// As [`Norm::rms`], for a checkpoint that stores the weight less one (Gemma, arXiv 2403.08295). The one is added in float32.
+    pub fn rms_plus_one(w: &Weights, dim: i32, eps: f32) -> Result<Norm> {
+        Norm::rms_folded(w, "weight", dim, eps, |weight| weight.add(Array::from_f32(1.0)))
+    }
+
+    /// An RMS norm whose weight is `fold` of the tensor `name` `[dim]` of this view: computed once, in float32.
+    pub fn rms_folded(
+        w: &Weights,
+        name: &str,
+        dim: i32,
+        eps: f32,
+        fold: impl FnOnce(Array) -> Result<Array, Exception>,
+    ) -> Result<Norm> {
+        let weight = fold(w.tensor_in(name, &[dim], Dtype::Float32)?)?.as_dtype(w.backend().compute)?;
+        weight.eval()?;
+        Ok(Norm::Rms { weight, eps, fused: w.backend().kernels })
+    }
+
+    /// An RMS norm without a weight, over `[dim]`.
+    pub fn rms_unit(backend: Backend, dim: i32, eps: f32) -> Result<Norm> {
+        let weight = ops::ones_dtype(&[dim], backend.compute)?;
+        weight.eval()?;
+        Ok(Norm::Rms { weight, eps, fused: backend.kernels })
     }
 
     /// Loads `weight` and `bias` `[dim]` of this view, as far as they are there, as a layer norm.

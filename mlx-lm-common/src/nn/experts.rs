@@ -1,0 +1,139 @@
+//! The experts of a mixture.
+
+use super::{Form, linear::plain};
+use crate::{
+    Result, raw,
+    weights::{Matrix, Weights},
+};
+use mlx_rs::{Array, ops};
+
+/// From so many (token, expert) pairs on, pairs are sorted by expert, so that each expert's weights are read once.
+const SORT_FROM: usize = 64;
+
+/// The sizes and options of [`Experts`]; [`ExpertsConfig::new`] gives the usual ones.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertsConfig {
+    /// Width of what goes in and comes out.
+    pub dim: i32,
+    /// Width inside.
+    pub hidden: i32,
+    /// How many there are.
+    pub count: i32,
+    /// Whether their layers have biases.
+    pub bias: bool,
+    /// What happens inside each.
+    pub form: Form,
+    /// Names of gate (not read if there is none), up and down.
+    pub names: [&'static str; 3],
+}
+
+impl ExpertsConfig {
+    /// `count` experts of the form SwiGLU, without biases, from `gate_proj`, `up_proj` and `down_proj`.
+    pub fn new(dim: i32, hidden: i32, count: i32) -> ExpertsConfig {
+        let names = ["gate_proj", "up_proj", "down_proj"];
+        ExpertsConfig { dim, hidden, count, bias: false, form: Form::Gated(super::Glu::SILU), names }
+    }
+}
+
+/// Feed-forward blocks of one shape, of which each token goes to a few. Their matrices are stacked: [E, out, in].
+#[derive(Clone, Debug)]
+pub struct Experts {
+    form: Form,
+    /// Gate (if there is one) and up.
+    inputs: Vec<SwitchLinear>,
+    down: SwitchLinear,
+    compile: bool,
+}
+
+impl Experts {
+    /// Loads the stacked layers that `c` names below `w`.
+    pub fn load(w: &Weights, c: &ExpertsConfig) -> Result<Experts> {
+        let layer =
+            |name: &str, input, output| SwitchLinear::load(&w.pp(name), &[c.count, output, input], c.bias);
+        let [gate, up, down] = c.names;
+        let inputs = match c.form {
+            Form::Gated(_) => &[gate, up][..],
+            Form::Plain(_) => &[up],
+        };
+        Ok(Experts {
+            form: c.form,
+            inputs: inputs.iter().map(|name| layer(name, c.dim, c.hidden)).collect::<Result<_>>()?,
+            down: layer(down, c.hidden, c.dim)?,
+            compile: w.backend().compile,
+        })
+    }
+
+    /// The outputs of the experts `ids` [B, L, k] for x [B, L, dim], as [B, L, k, dim].
+    pub fn forward(&self, x: &Array, ids: &Array) -> Result<Array> {
+        let x = x.expand_dims_axes(&[-2, -3])?;
+        if ids.size() < SORT_FROM {
+            return Ok(self.run(&x, ids, false)?.squeeze_axes(&[-2])?);
+        }
+        let flat = ids.flatten(None, None)?;
+        let order = ops::argsort(&flat)?;
+        let k = Array::from_slice(&[ids.dim(-1) as u32], &[]);
+        let rows = x.flatten(0, -3)?.take_axis(order.floor_divide(k)?, 0)?;
+        let y = self.run(&rows, &flat.take_axis(&order, 0)?, true)?;
+        let shape = [ids.shape(), &[y.dim(-1)]].concat();
+        Ok(y.take_axis(ops::argsort(&order)?, 0)?.reshape(&shape)?)
+    }
+
+    /// The sum of their outputs by `weights` [B, L, k], which are of x's type: [B, L, dim].
+    pub fn mixed(&self, x: &Array, ids: &Array, weights: &Array) -> Result<Array> {
+        let y = self.forward(x, ids)?;
+        // One product reads the outputs once, where MLX would write them again to add them up.
+        Ok(ops::matmul(weights.expand_dims(-2)?, y)?.squeeze_axes(&[-2])?)
+    }
+
+    fn run(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
+        let inner = match (self.form, &self.inputs[..]) {
+            (Form::Gated(glu), [gate, up]) => {
+                glu.forward(&gate.forward(x, ids, sorted)?, &up.forward(x, ids, sorted)?, self.compile)?
+            }
+            (Form::Plain(act), [up]) => act.forward(&up.forward(x, ids, sorted)?, self.compile)?,
+            _ => return Err(crate::Error::Unsupported("experts of other layers".into())),
+        };
+        self.down.forward(&inner, ids, sorted)
+    }
+}
+
+/// A linear layer for each expert.
+#[derive(Clone, Debug)]
+struct SwitchLinear {
+    /// Packed [E, out, in], or dense [E, in, out].
+    weight: Matrix,
+    /// [E, 1, out]
+    bias: Option<Array>,
+}
+
+impl SwitchLinear {
+    fn load(w: &Weights, shape: &[i32; 3], bias: bool) -> Result<SwitchLinear> {
+        let compute = w.backend().compute;
+        let weight = match plain(w.matrix(shape, Some(compute))?, compute)? {
+            // A view; taken here, it is no node of every step's graph.
+            Matrix::Dense(weight) => Matrix::Dense(constant(weight.swap_axes(-1, -2)?)?),
+            packed => packed,
+        };
+        let bias = bias.then(|| constant(w.tensor("bias", &shape[..2])?.expand_dims(-2)?)).transpose()?;
+        Ok(SwitchLinear { weight, bias })
+    }
+
+    /// x · W[ids]ᵀ + b[ids].
+    fn forward(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
+        let y = match &self.weight {
+            Matrix::Dense(w) => ops::gather_mm(x, w, None, ids, sorted)?,
+            Matrix::Packed(p) => {
+                raw::gather_qmm(x, &p.weight, &p.scales, p.biases.as_ref(), ids, p.format(), sorted)?
+            }
+        };
+        Ok(match &self.bias {
+            Some(b) => y.add(b.take_axis(ids, 0)?)?,
+            None => y,
+        })
+    }
+}
+
+fn constant(array: Array) -> Result<Array> {
+    array.eval()?;
+    Ok(array)
+}
