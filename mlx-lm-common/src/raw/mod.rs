@@ -4,11 +4,13 @@
 mod arena;
 mod device;
 mod quantized;
+mod slice;
 mod slots;
 
 pub use arena::{Arena, Block, resident, size_of};
 pub use device::{Device, gpu_available, set_default_device};
 pub use quantized::{Mode, dequantize, gather_qmm, quantized_matmul};
+pub use slice::slice;
 pub use slots::{slots, with_slots};
 
 use mlx_rs::{Array, Stream, error::Exception};
