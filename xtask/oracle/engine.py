@@ -1,4 +1,4 @@
-"""Writes tiny random models and what mlx-lm computes with them. Architectures are entries of tiny_archs.py.
+"""Writes tiny random models and what mlx-lm computes with them. Architectures are entries of archs/*.py.
 
 Weights depend only on (seed, weights' name, parameter path, shape), so an architecture can be written alone. Norm weights are
 not 1, biases are not 0, router logits are well separated, windows are shorter than the prompt, RoPE scaling bites within the
@@ -33,6 +33,7 @@ DECODE = [5, 17, 42]
 if "FIXTURE_SEED" in os.environ:  # another seed draws other tokens, too
     _draw = np.random.default_rng(SEED)
     PROMPT, DECODE = (_draw.integers(3, V, n).tolist() for n in (7, 3))
+LONG = np.random.default_rng([SEED, 40]).integers(3, V, 40).tolist()
 GREEDY = 6
 
 
@@ -40,6 +41,7 @@ GREEDY = 6
 class Arch:
     """One tiny model."""
 
+    name: str
     config: dict
     """config.json as published, with tiny numbers."""
     weights: str
@@ -48,17 +50,33 @@ class Arch:
     """How floating-point weights are stored."""
     layout: Optional[Callable] = None
     """function(weights, config) -> the same weights under published names; None: mlx-lm's names are the published ones."""
-    commit: tuple = ("",)
+    commit: tuple = ()
     """Which twins (see TWINS) belong to the small committed set; "" is the plain model."""
     chunks: bool = True
     """Whether a prompt in two chunks must give the same logits (not where RoPE depends on the length so far)."""
+    long: bool = False
+    """Whether the references hold logits of LONG, too: for windows that must wrap and states that must last."""
+    absent: tuple = ()
+    """Parameters that checkpoints lack, where mlx-lm only sees by that that heads are tied."""
+    extras: dict = field(default_factory=dict)
+    """Tensors of the published checkpoint that are not the text model's: name -> shape."""
+    scaled: bool = False
+    """Embeddings are tied and scaled up. (Of full rank, they would make the last token the likeliest one always.)"""
+    correct: Optional[Callable] = None
+    """function(model): makes mlx-lm's model compute what the published one does."""
+    v5: Optional[Callable] = None
+    """function(config) -> the configuration as transformers 5 writes it, where `nested_rope` is not enough."""
+    formats: bool = False
+    """Whether `--all` writes the rarer ways of quantization, too."""
+    twins: dict = field(default_factory=dict)
+    """Twins of its own."""
 
 
 ARCHS: dict[str, Arch] = {}
 
 
 def arch(name, config, weights=None, **options):
-    ARCHS[name] = Arch(config, weights or name, **options)
+    ARCHS[name] = Arch(name, config, weights or name, **options)
 
 
 def base(model_type, cls, **keys):
@@ -77,35 +95,78 @@ def base(model_type, cls, **keys):
 # ---- weights ---------------------------------------------------------------------------------------
 
 
-def draw(config, tag, path, shape, owner):
-    g = np.random.default_rng([SEED, zlib.crc32(f"{tag}/{path}".encode())])
+# Drawn between bounds: decay rates, time steps, scales. Sums of selection biases and scores are often negative.
+BETWEEN = {"dt_bias": (-3.0, -0.5), "layer_scalar": (0.6, 1.2), "weight_scale": (0.1, 0.2)}
+SPREAD = {"sinks": 1.0, "e_score_correction_bias": 0.5, "expert_bias": 0.5}
+CENTRED = {"mlx_lm.models.gemma3_text": "RMSNorm"}  # norms that add 1 to their weights
+
+
+def draw(a, path, shape, owner, tied):
+    g = np.random.default_rng([SEED, zlib.crc32(f"{a.weights}/{path}".encode())])
     normal = lambda scale: (g.standard_normal(shape) * scale).astype(np.float32)
-    parent = path.split(".")[-2]
+    parent, leaf = ("." + path).split(".")[-2:]
     fan_in = 1.0 / math.sqrt(shape[-1])
-    if path.endswith("bias"):
+    if leaf == "A_log":
+        return np.log(g.uniform(1.0, 8.0, shape))
+    if leaf in BETWEEN:
+        return g.uniform(*BETWEEN[leaf], shape)
+    if leaf in SPREAD:
+        return normal(SPREAD[leaf])
+    if leaf.endswith("bias"):
         return normal(0.2)
     if len(shape) == 1:
-        return 1.0 + normal(0.2)
+        return normal(0.2) + (CENTRED.get(type(owner).__module__) != type(owner).__name__)
+    if isinstance(owner, nn.Conv1d):
+        return normal(1.0 / math.sqrt(shape[1]))
     if isinstance(owner, nn.Embedding):
-        return normal(2.0 * fan_in if config["tie_word_embeddings"] else 1.0)
-    if parent in ("lm_head", "gate"):  # well separated logits, well separated routing
-        return normal(2.0 * fan_in)
+        if a.scaled and parent == "embed_tokens":
+            return g.standard_normal((shape[0], 5)) @ g.standard_normal((5, shape[1])) * 0.3 * fan_in
+        return normal(2.0 * fan_in if tied else 1.0)
+    if parent in ("lm_head", "gate", "router") or path.endswith("router.proj.weight"):
+        return normal(2.0 * fan_in)  # well separated logits, well separated routing
     return normal(fan_in)
 
 
-def build(a):
-    """The model of an entry, with its stored weights (`a.dtype`)."""
+def empty(a):
+    """mlx-lm's model before anything is loaded."""
     Model, Args = utils._get_classes(config=copy.deepcopy(a.config))
-    model = Model(Args.from_dict(copy.deepcopy(a.config)))
+    return Model(Args.from_dict(copy.deepcopy(a.config)))
+
+
+def build(a):
+    """The model of an entry, with its stored weights (`a.dtype`, or float32 where mlx-lm keeps that)."""
+    model = empty(a)
     owners = dict(model.named_modules())
-    weights = {
-        path: mx.array(draw(a.config, a.weights, path, tuple(p.shape), owners[path.rsplit(".", 1)[0]])).astype(a.dtype)
-        for path, p in tree_flatten(model.parameters())
-    }
-    model.load_weights(list(model.sanitize(weights).items()), strict=True)
+    parameters = {path: p for path, p in tree_flatten(model.parameters()) if not path.endswith(a.absent or " ")}
+    tied = not any("lm_head" in path for path in parameters)
+    casts = getattr(model, "cast_predicate", lambda path: True)
+    weights = {}
+    for path, p in parameters.items():
+        if p.dtype == mx.uint8:
+            weights[path] = mx.array(draw_ternary(a, path, p.shape))
+        else:
+            values = draw(a, path, tuple(p.shape), owners[path.rpartition(".")[0]], tied)
+            weights[path] = mx.array(values, mx.float32).astype(a.dtype if casts(path) else mx.float32)
+    load(model, weights)
+    return model
+
+
+def draw_ternary(a, path, shape):
+    """Four codes 0, 1 or 2 in each byte."""
+    g = np.random.default_rng([SEED, zlib.crc32(f"{a.weights}/{path}".encode())])
+    return sum(g.integers(0, 3, shape) << (2 * i) for i in range(4)).astype(np.uint8)
+
+
+def load(model, weights):
+    model.load_weights(list(sanitized(model, weights).items()), strict=True)
     model.eval()
     mx.eval(model.parameters())
-    return model
+
+
+def sanitized(model, weights):
+    """Published names and shapes -> mlx-lm's, by mlx-lm. (It changes arrays in place.)"""
+    copies = {name: mx.array(w) for name, w in weights.items()}
+    return model.sanitize(copies) if hasattr(model, "sanitize") else copies
 
 
 def flat(model):
@@ -115,10 +176,12 @@ def flat(model):
 # ---- reference values ------------------------------------------------------------------------------
 
 
-def references(model, chunks=True):
+def references(model, a):
     """Values for reference.safetensors. Changes the model's floating-point parameters to float32."""
     floating = lambda p: p.astype(mx.float32) if mx.issubdtype(p.dtype, mx.floating) else p
     model.update(tree_map(floating, model.parameters()))
+    if a.correct:
+        a.correct(model)
     ids = mx.array([PROMPT])
     cache = make_prompt_cache(model)
     prefill = model(ids, cache=cache)
@@ -128,8 +191,12 @@ def references(model, chunks=True):
         second, first = np.sort(np.array(logprobs))[-2:]
         greedy.append(int(token))
         margin.append(float(first - second))
-    check(model, prefill, decode, chunks)
-    return {
+    logits = np.array(mx.concatenate([prefill, decode], axis=1))[0]
+    if not np.isfinite(logits).all() or logits.std(-1).mean() < 0.05 or logits.std(0).mean() < 0.02:
+        raise RuntimeError("degenerate logits: choose another seed or larger weights")
+    if a.chunks:
+        check(model, PROMPT + DECODE, mx.concatenate([prefill, decode], axis=1))
+    values = {
         "prompt": mx.array([PROMPT], mx.int32),
         "decode_tokens": mx.array(DECODE, mx.int32),
         "prefill": prefill,
@@ -137,24 +204,28 @@ def references(model, chunks=True):
         "greedy": mx.array(greedy, mx.int32),
         "margin": mx.array(margin, mx.float32),
     }
+    if a.long:
+        values["long"] = mx.array([LONG], mx.int32)
+        values["long_logits"] = model(mx.array([LONG]), cache=make_prompt_cache(model))
+        if a.chunks:
+            check(model, LONG, values["long_logits"])
+    return values
 
 
-def check(model, prefill, decode, chunks):
-    """Refuses degenerate models, and references that contradict themselves."""
-    logits = np.array(mx.concatenate([prefill, decode], axis=1))[0]
-    if not np.isfinite(logits).all() or logits.std(-1).mean() < 0.05 or logits.std(0).mean() < 0.02:
-        raise RuntimeError("degenerate logits: choose another seed or larger weights")
-    if not chunks:
-        return
-    whole = model(mx.array([PROMPT + DECODE]))
-    cache = make_prompt_cache(model)
-    model(mx.array([PROMPT[:5]]), cache=cache)
-    mx.eval([c.state for c in cache])
-    rest = model(mx.array([PROMPT[5:]]), cache=cache)
-    for what, found, wanted in (("uncached", whole[:, -1], decode[:, -1]), ("chunked", rest, prefill[:, 5:])):
-        difference = mx.abs(found - wanted).max().item()
+def check(model, tokens, logits):
+    """Refuses references that contradict themselves: without a cache, in chunks, and token by token."""
+    found = {"uncached": model(mx.array([tokens]))}
+    for size in (5, 1):
+        cache = make_prompt_cache(model)
+        parts = []
+        for i in range(0, len(tokens), size):
+            parts.append(model(mx.array([tokens[i : i + size]]), cache=cache))
+            mx.eval(parts[-1], [c.state for c in cache])
+        found[f"in chunks of {size}"] = mx.concatenate(parts, axis=1)
+    for what, other in found.items():
+        difference = mx.abs(other - logits).max().item()
         if difference > 2e-4:
-            raise RuntimeError(f"{what} logits differ by {difference:.1e}")
+            raise RuntimeError(f"logits {what} differ by {difference:.1e}")
 
 
 # ---- quantized twins -------------------------------------------------------------------------------
@@ -198,10 +269,11 @@ def plain(a):
 def published(a):
     model = build(a)
     weights = a.layout(flat(model), a.config)
-    back = model.sanitize(dict(weights))
+    back = sanitized(empty(a), weights)
     if set(back) != set(flat(model)) or not all(mx.array_equal(back[k], v) for k, v in flat(model).items()):
         raise RuntimeError("mlx-lm does not read the published layout back as the same model")
-    return weights, a.config, model
+    extras = {name: mx.ones(shape, a.dtype) for name, shape in a.extras.items()}
+    return {**weights, **extras}, a.config, model
 
 
 def by_quantization(**options):
@@ -219,29 +291,54 @@ def bare_mixed(a):
 
 
 def v5(a):
-    """The configuration as transformers 5 writes it: `rope_parameters`, `dtype`. (mlx-lm reads it for few architectures, so
-    the references come from the older spelling.)"""
+    """The configuration as transformers 5 writes it. (mlx-lm reads it for few architectures, so the references come from the
+    older spelling.)"""
     weights, config, model = plain(a)
+    change = a.v5 or nested_rope
     config = dict(config)
-    config["dtype"] = config.pop("torch_dtype")
-    scaling = dict(config.pop("rope_scaling", None) or {})
-    kind = scaling.pop("type", None) or scaling.pop("rope_type", "default")
-    config["rope_parameters"] = dict(scaling, rope_type=kind, rope_theta=config.pop("rope_theta"))
+    if "text_config" in config:
+        config["text_config"] = change(config["text_config"])
+        config["dtype"] = config.pop("torch_dtype", "bfloat16")
+    else:
+        config = change(config)
     return weights, config, model
+
+
+def nested_rope(config):
+    """`rope_parameters` for everything about RoPE, `dtype` for `torch_dtype`."""
+    config = dict(config)
+    config["dtype"] = config.pop("torch_dtype", "bfloat16")
+    scaling = dict(config.pop("rope_scaling", None) or {})
+    kind = scaling.pop("type", None)
+    kind = scaling.pop("rope_type", None) or kind or "default"
+    config["rope_parameters"] = dict(scaling, rope_type=kind, rope_theta=config.pop("rope_theta"))
+    if "partial_rotary_factor" in config:
+        config["rope_parameters"]["partial_rotary_factor"] = config.pop("partial_rotary_factor")
+    return config
+
+
+def has_v5(a):
+    text = a.config.get("text_config", a.config)
+    return "rope_parameters" not in text and (a.v5 is not None or "rope_theta" in text)
+
+
+def rare(**options):
+    return Twin(by_quantization(**options), applies=lambda a: a.formats)
 
 
 TWINS = {
     "": Twin(plain),
     "hf": Twin(published, applies=lambda a: a.layout is not None),
-    "v5": Twin(v5, applies=lambda a: "rope_parameters" not in a.config),
-    "4bit": Twin(by_quantization(bits=4, group=32)),
-    "mxfp4": Twin(by_quantization(mode="mxfp4")),
-    "mxfp8": Twin(by_quantization(mode="mxfp8")),
-    "nvfp4": Twin(by_quantization(mode="nvfp4")),
-    "mixed": Twin(by_quantization(bits=4, group=32, predicate=mixed)),
-    "mixed-bare": Twin(bare_mixed),
-    "sharded": Twin(by_quantization(bits=4, group=32), shards=2, strays={"adapters.safetensors": {"model.layers.0.lora_a": mx.ones((4, 2))}}),
-    **{f"{bits}bit": Twin(by_quantization(bits=bits, group=32)) for bits in (2, 3, 5, 6, 8)},
+    "v5": Twin(v5, applies=has_v5),
+    "4bit": Twin(by_quantization(bits=4, group=32), applies=lambda a: a.weights == a.name),
+    "mxfp4": rare(mode="mxfp4"),
+    "mxfp8": rare(mode="mxfp8"),
+    "nvfp4": rare(mode="nvfp4"),
+    "mixed": rare(bits=4, group=32, predicate=mixed),
+    "mixed-bare": Twin(bare_mixed, applies=lambda a: a.formats),
+    "sharded": Twin(by_quantization(bits=4, group=32), lambda a: a.formats, shards=2,
+                    strays={"adapters.safetensors": {"model.layers.0.lora_a": mx.ones((4, 2))}}),
+    **{f"{bits}bit": rare(bits=bits, group=32) for bits in (2, 3, 5, 6, 8)},
 }
 
 
@@ -283,4 +380,4 @@ def write(name, a, twin, out, share=None):
     for file, tensors in twin.strays.items():
         mx.save_safetensors(str(folder / file), tensors)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    mx.save_safetensors(str(folder / "reference.safetensors"), references(model, a.chunks))
+    mx.save_safetensors(str(folder / "reference.safetensors"), references(model, a))

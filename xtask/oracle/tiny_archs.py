@@ -8,6 +8,7 @@ Each folder DIR/<name>[-<twin>]/ holds config.json, model.safetensors and refere
   prefill [1, L, V]                  float32 logits of the prompt in one pass
   decode [1, n, V]                   logits of the decode tokens, fed one by one after it
   greedy [N], margin [N]             the most likely continuation; the gap between the two best logits of each step
+  long [1, 40], long_logits          of some entries: logits of many tokens in one pass
 To add an architecture: an `arch(name, config)` in archs/, and a layout (see layouts.py) where published names or shapes differ
 from mlx-lm's.
 FIXTURE_SEED=N draws other weights and tokens. Needs mlx and mlx_lm.
@@ -35,7 +36,7 @@ def main():
     written = failed = 0
     for name in only:
         a = ARCHS[name]
-        for suffix, twin in TWINS.items():
+        for suffix, twin in {**TWINS, **a.twins}.items():
             if not (suffix in a.commit or args.all and twin.applies(a)):
                 continue
             folder = f"{name}-{suffix}" if suffix else name

@@ -9,25 +9,28 @@ def llama(**keys):
 
 
 # Biases everywhere, its own output head.
-arch("llama", llama(head_dim=16, attention_bias=True, mlp_bias=True, tie_word_embeddings=False), commit=("", "4bit"))
+arch("llama", llama(head_dim=16, attention_bias=True, mlp_bias=True, tie_word_embeddings=False), commit=("", "4bit"), formats=True)
 arch("llama3", llama(rope_theta=500000.0, rope_scaling=dict(
     factor=8.0, high_freq_factor=4.0, low_freq_factor=1.0, original_max_position_embeddings=16, rope_type="llama3")),
-    commit=("", "v5", "4bit", "mxfp4", "mxfp8", "nvfp4", "mixed", "mixed-bare", "sharded"))
-arch("llama_linear_rope", llama(rope_scaling=dict(type="linear", factor=2.0)), weights="llama3")
+    commit=("", "v5", "4bit", "mxfp4", "mxfp8", "nvfp4", "mixed", "mixed-bare", "sharded"), formats=True)
+arch("llama_linear_rope", llama(rope_scaling=dict(type="linear", factor=2.0)), weights="llama3", commit=("",))
 arch("llama_yarn", llama(rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32,
                                            beta_fast=8.0, beta_slow=1.0)), weights="llama3", commit=("", "v5"))
 # The base depends on the length so far: keys before and after position 8 use different ones.
 arch("llama_dynamic_ntk", llama(max_position_embeddings=8, rope_scaling=dict(type="dynamic", factor=2.0)),
-     weights="llama3", chunks=False)
+     weights="llama3", chunks=False, commit=("",))
 arch("llama_longrope", llama(max_position_embeddings=64, rope_scaling=dict(
     rope_type="longrope", original_max_position_embeddings=32, short_factor=[1.0 + 0.1 * i for i in range(8)],
-    long_factor=[1.5 + 0.5 * i for i in range(8)])), weights="llama3")
-arch("llama_swa", llama(sliding_window=4, layer_types=["sliding_attention", "full_attention"]), weights="llama3")
+    long_factor=[1.5 + 0.5 * i for i in range(8)])), weights="llama3", commit=("",))
+arch("llama_swa", llama(sliding_window=4, layer_types=["sliding_attention", "full_attention"]), weights="llama3", commit=("",))
+# The same, with a text long enough for the window to wrap.
+arch("llama_window", llama(sliding_window=5, layer_types=["sliding_attention", "full_attention"]), weights="llama3",
+     long=True)
 # heads * head_dim is not the hidden size.
 arch("mistral", base("mistral", "MistralForCausalLM", num_attention_heads=3, num_key_value_heads=1, head_dim=32,
-                     sliding_window=None, rope_theta=1000000.0))
+                     sliding_window=None, rope_theta=1000000.0), commit=("",))
 # No RoPE in every n-th layer.
 arch("smollm3", base("smollm3", "SmolLM3ForCausalLM", no_rope_layers=[1, 0], no_rope_layer_interval=2,
                      attention_bias=False, mlp_bias=False, rope_scaling=None, rope_theta=50000.0, pretraining_tp=1,
                      tie_word_embeddings=True, layer_types=["full_attention"] * 2, use_sliding_window=False,
-                     sliding_window=None, max_window_layers=28), weights="llama3")
+                     sliding_window=None, max_window_layers=28), weights="llama3", commit=("",))
