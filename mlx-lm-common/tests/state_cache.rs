@@ -162,9 +162,9 @@ fn what_does_not_fit_is_refused() {
     let x = text(1, 1);
     let mut short = new().restore(vec![zeros(&[1, 2, CHANNELS]), state.clone()], 3).unwrap();
     assert!(matches!(short.conv_input(0, &x, WIDTH), Err(Error::Cache(_))));
-    let mut wide = new().restore(vec![tail, zeros(&[1, 2, CHANNELS])], 3).unwrap();
+    let mut narrow = new().restore(vec![tail, zeros(&[1, 1, 1])], 3).unwrap();
     let decay = [Array::from_f32(0.5)];
-    assert!(matches!(wide.scan(1, leaky, &[x.clone()], &decay), Err(Error::Cache(_))));
+    assert!(matches!(narrow.scan(1, leaky, &[x.clone()], &decay), Err(Error::Cache(_))));
     let mut cache = new();
     assert!(matches!(cache.conv_input(2, &x, WIDTH), Err(Error::Cache(_))));
     cache.conv_input(0, &x, WIDTH).unwrap();
