@@ -43,8 +43,8 @@ def to_float8(values):
     return Float8(np.array(stored)), np.array(mx.from_fp8(stored, mx.float32))
 
 
-def float8_blocks(name, w, size=128):
-    """A scale for each block of 128 x 128, blocks at the edges being smaller: `<name>_scale_inv`, to multiply with."""
+def float8_blocks(name, w, size=128, dtype=mx.float32):
+    """A scale (of type `dtype`) for each block of 128 x 128, blocks at the edges being smaller: `<name>_scale_inv`, to multiply with."""
     values = numbers(w)
     rows, columns = (-(-n // size) for n in values.shape)
     scales = np.empty((rows, columns), np.float32)
@@ -52,9 +52,10 @@ def float8_blocks(name, w, size=128):
         for j in range(columns):
             block = values[i * size : (i + 1) * size, j * size : (j + 1) * size]
             scales[i, j] = np.abs(block).max() / E4M3_MAX
-    spread = scales.repeat(size, 0).repeat(size, 1)[: values.shape[0], : values.shape[1]]
+    scales = mx.array(scales).astype(dtype)
+    spread = numbers(scales).repeat(size, 0).repeat(size, 1)[: values.shape[0], : values.shape[1]]
     stored, means = to_float8(values / spread)
-    return {name: stored, f"{name}_scale_inv": mx.array(scales)}, mx.array(means * spread)
+    return {name: stored, f"{name}_scale_inv": scales}, mx.array(means * spread)
 
 
 def float8_tensor(name, w):

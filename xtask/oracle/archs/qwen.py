@@ -1,5 +1,7 @@
 """Qwen 2, 3, 3 Next and 3.5, dense and with experts."""
 
+from functools import partial
+
 import mlx.core as mx
 from formats import encoded, float8_blocks
 from engine import ARCHS, V, arch, base
@@ -56,7 +58,7 @@ def float8(*kept):
     kept = ("lm_head", "embed_tokens", "mlp.gate", "mlp.shared_expert_gate", "linear_attn.conv1d", *kept)
     matches = lambda name, w: w.ndim == 2 and name.endswith("proj.weight") or w.ndim == 2 and any(
         name.endswith(f"linear_attn.{part}.weight") for part in ("in_proj_qkvz", "in_proj_qkv", "in_proj_z"))
-    return encoded(float8_blocks, dict(quantization_config=dict(
+    return encoded(partial(float8_blocks, dtype=mx.bfloat16), dict(quantization_config=dict(
         activation_scheme="dynamic", fmt="e4m3", quant_method="fp8", weight_block_size=[128, 128],
         modules_to_not_convert=list(kept))), matches)
 
