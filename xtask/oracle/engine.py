@@ -98,9 +98,10 @@ def base(model_type, cls, **keys):
 # ---- weights ---------------------------------------------------------------------------------------
 
 
-# Drawn between bounds: decay rates, time steps, scales. Sums of selection biases and scores are often negative.
+# Between which bounds some parameters are drawn, and around what with which spread others: time steps that differ, sums of
+# scores and selection biases that are often negative.
 BETWEEN = {"dt_bias": (-3.0, -0.5), "layer_scalar": (0.6, 1.2), "weight_scale": (0.1, 0.2)}
-SPREAD = {"sinks": 1.0, "e_score_correction_bias": 0.5, "expert_bias": 0.5}
+AROUND = {"sinks": (0.0, 1.0), "e_score_correction_bias": (-0.7, 0.5), "expert_bias": (0.0, 0.5)}
 CENTRED = {"mlx_lm.models.gemma3_text": "RMSNorm"}  # norms that add 1 to their weights
 
 
@@ -113,8 +114,8 @@ def draw(a, path, shape, owner, tied):
         return np.log(g.uniform(1.0, 8.0, shape))
     if leaf in BETWEEN:
         return g.uniform(*BETWEEN[leaf], shape)
-    if leaf in SPREAD:
-        return normal(SPREAD[leaf])
+    if leaf in AROUND:
+        return AROUND[leaf][0] + normal(AROUND[leaf][1])
     if leaf.endswith("bias"):
         return normal(0.2)
     if len(shape) == 1:
