@@ -1,12 +1,8 @@
 //! Routers: which experts a token goes to, and how much each counts.
 
 use super::{Linear, fused::fused, fused::fused_with, fused::scalar};
-use crate::{Error, Result, weights::Weights};
-use mlx_rs::{
-    Array, Dtype,
-    error::Exception,
-    ops::{self, indexing::IndexOp},
-};
+use crate::{Error, Result, raw, weights::Weights};
+use mlx_rs::{Array, Dtype, error::Exception, ops};
 
 /// How logits become scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +174,9 @@ impl Router {
             Some(groups) => in_groups(&selection, groups)?,
             None => selection,
         };
-        let ids = ops::argpartition_axis(&selection, -self.k, -1)?.index((.., .., -self.k..));
+        let experts = selection.dim(-1);
+        let ids =
+            raw::slice(&ops::argpartition_axis(&selection, -self.k, -1)?, 2, experts - self.k, experts)?;
         let mut weights = scores.take_along_axis(&ids, -1)?;
         if self.score == Score::TopKSoftmax {
             weights = ops::softmax_axis(&weights, -1, true)?;
@@ -233,11 +231,12 @@ fn in_groups(scores: &Array, g: Groups) -> Result<Array> {
     let values = match g.score {
         GroupScore::Best => grouped.max_axis(-1, true)?,
         GroupScore::BestTwo => {
-            ops::partition_axis(&grouped, -2, -1)?.index((.., .., .., -2..)).sum_axis(-1, true)?
+            let size = grouped.dim(-1);
+            raw::slice(&ops::partition_axis(&grouped, -2, -1)?, 3, size - 2, size)?.sum_axis(-1, true)?
         }
     };
     let others = g.count - g.kept;
-    let worst = ops::argpartition_axis(&values, others - 1, -2)?.index((.., .., ..others, ..));
+    let worst = raw::slice(&ops::argpartition_axis(&values, others - 1, -2)?, 2, 0, others)?;
     let none = scalar(f32::NEG_INFINITY, scores)?;
     Ok(grouped.put_along_axis(&worst, &none, -2)?.flatten(-2, -1)?)
 }
