@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 /// The keys of the mixture.
 #[derive(Deserialize)]
-struct ExpertsConfig {
+struct MixtureConfig {
     #[serde(deserialize_with = "dim")]
     num_experts: i32,
     #[serde(deserialize_with = "dim")]
@@ -36,7 +36,7 @@ fn one() -> usize {
     1
 }
 
-impl ExpertsConfig {
+impl MixtureConfig {
     fn routes(&self, layer: usize) -> bool {
         !self.mlp_only_layers.contains(&layer) && (layer + 1).is_multiple_of(self.decoder_sparse_step.max(1))
     }
@@ -72,7 +72,7 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
 
 pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Qwen3Layer>> {
     let c: LlamaConfig = config.parse()?;
-    let experts: Option<ExpertsConfig> = match config.model_type.as_str() {
+    let experts: Option<MixtureConfig> = match config.model_type.as_str() {
         "qwen3_moe" => Some(config.parse()?),
         _ => None,
     };
