@@ -10,10 +10,24 @@ use mlx_llm::common::{
 };
 use mlx_rs::{Array, ops, ops::indexing::IndexOp};
 
-/// The ways in which a cache is bounded: as the model says, and by the caller.
+/// The ways in which a cache is kept: as the model says, and bounded by a caller who wants to take positions back.
 fn policies() -> [(&'static str, CachePolicy); 2] {
-    let bounded = CachePolicy { max_size: Some(6), ..Default::default() };
+    let bounded = CachePolicy { max_size: Some(6), rewind: 5, ..Default::default() };
     [("as declared", CachePolicy::default()), ("six positions", bounded)]
+}
+
+/// Whether a layer keeps a state, which forgets what it came from unless a policy says otherwise.
+fn has_state(spec: &CacheSpec) -> bool {
+    match spec {
+        CacheSpec::State(_) => true,
+        CacheSpec::Several(parts) => parts.iter().any(has_state),
+        _ => false,
+    }
+}
+
+/// Whether a layer lets go of positions by itself.
+fn is_bounded(spec: &CacheSpec) -> bool {
+    matches!(spec, CacheSpec::Window(_) | CacheSpec::Chunked(_))
 }
 
 /// Which models a law holds for.
@@ -115,11 +129,32 @@ fn trimming_and_going_on_equals_never_having_been_there() {
         let mut cache = empty(model, policy);
         forward(model, &mut cache, &tokens[..7]);
         let wanted = forward(model, &mut cache.clone(), &tokens[7..]);
-        forward(model, &mut cache, &[5, 4, 3]);
-        if (cache.offset(), cache.trim(3), cache.offset()) != (10, 3, 7) {
-            return Err(format!("three positions cannot be taken back: at {}", cache.offset()));
+        let forgets = policy.rewind == 0 && model.cache_specs().iter().any(has_state);
+        for pieces in [&[3][..], &[1, 1, 1], &[2, 1]] {
+            in_pieces(model, &mut cache, &[5, 4, 3], pieces);
+            if forgets {
+                let taken = cache.trim(3);
+                return if (taken, cache.offset()) == (0, 10) {
+                    Ok(())
+                } else {
+                    Err(format!("{taken} positions of a state that is not logged were taken back"))
+                };
+            }
+            if (cache.offset(), cache.trim(3), cache.offset()) != (10, 3, 7) {
+                return Err(format!("three positions cannot be taken back: at {}", cache.offset()));
+            }
+            near(&forward(model, &mut cache.clone(), &tokens[7..]), &wanted, "after trimming")?;
         }
-        near(&forward(model, &mut cache, &tokens[7..]), &wanted, "after trimming")?;
+        // Some of a piece, and then all of it.
+        forward(model, &mut cache, &tokens[7..]);
+        if cache.trim(2) != 2 {
+            return Err("two of three positions cannot be taken back".into());
+        }
+        near(
+            &forward(model, &mut cache, &tokens[8..]),
+            &wanted.index((.., 1.., ..)),
+            "after trimming a part",
+        )?;
         let (before, taken) = (cache.offset(), cache.trim(1000));
         if taken != 0 || cache.offset() != before {
             return Err(format!("{taken} of 1000 positions were taken back"));
@@ -212,12 +247,14 @@ fn a_left_padded_row_equals_the_row_alone() {
 #[test]
 fn bounded_caches_let_go_of_what_nobody_sees() {
     for_all(|name, LoadedModel { model, .. }| {
-        let declared = model.cache_specs().iter().any(|s| matches!(s, CacheSpec::Window(_)));
-        let plain = ["qwen3", "llama-4bit"].contains(&name.trim_end_matches(" without kernels"));
+        let declared = model.cache_specs().iter().any(is_bounded);
+        let plain =
+            ["qwen3", "llama-4bit", "deepseek_v3"].contains(&name.trim_end_matches(" without kernels"));
         if !declared && !plain {
             return Ok(());
         }
-        let (model, policy) = (model.as_ref(), CachePolicy { max_size: Some(40), ..Default::default() });
+        let policy = CachePolicy { max_size: Some(40), rewind: 5, ..Default::default() };
+        let model = model.as_ref();
         let tokens: Vec<u32> = (0..1500u32).map(|i| i.wrapping_mul(2_654_435_761) >> 25).collect();
         let whole = forward(model, &mut empty(model, &policy), &tokens);
         let mut cache = empty(model, &policy);
@@ -254,6 +291,37 @@ fn bounded_caches_let_go_of_what_nobody_sees() {
         // Windows of 40 and less never need two thousand slots a layer; all positions would be 1500.
         if most > slot * 768 {
             return Err(format!("{most} bytes, with {slot} bytes a slot"));
+        }
+        Ok(())
+    });
+}
+
+/// States do not grow, whatever the length of the text.
+#[test]
+fn two_thousand_steps_leave_the_memory_of_states_flat() {
+    for_all(|name, LoadedModel { model, .. }| {
+        let specs = model.cache_specs();
+        // Twins of a model have the same caches.
+        if name.contains('-') || !specs.iter().any(has_state) {
+            return Ok(());
+        }
+        let policy = CachePolicy { max_size: Some(40), ..Default::default() };
+        let mut cache = empty(model.as_ref(), &policy);
+        let mut sizes = Vec::new();
+        for step in 0..2000u32 {
+            let logits = forward(model.as_ref(), &mut cache, &[step * 37 % 128]);
+            if step % 100 == 99 {
+                if !logits.sum(None).and_then(|s| s.try_item_cast::<f32>()).is_ok_and(f32::is_finite) {
+                    return Err(format!("logits of step {step} are no numbers"));
+                }
+                cache.eval().map_err(|e| e.to_string())?;
+                sizes.push((cache.nbytes(), mlx_rs::memory::active_memory().unwrap()));
+            }
+        }
+        // Buffers of the attention layers come and go within their bound; the first ones are still growing.
+        let (least, most) = (sizes[5..].iter().min().unwrap(), sizes[5..].iter().max().unwrap());
+        if most.0 > least.0 * 2 || most.1 > least.1 + least.0 * 2 {
+            return Err(format!("bytes of the cache and of MLX go from {least:?} to {most:?}"));
         }
         Ok(())
     });

@@ -36,3 +36,24 @@ fn logits_and_greedy_tokens_equal_the_reference() {
         Ok(())
     });
 }
+
+/// A text over which windows and chunks pass several times, in one piece and in many.
+#[test]
+fn long_texts_equal_the_reference() {
+    for_all(|name, loaded| {
+        let (model, reference) = (loaded.model, Reference::of(name));
+        let (Some(text), Some(wanted)) = (reference.get("long"), reference.get("long_logits")) else {
+            return Ok(());
+        };
+        let tokens = text.reshape(&[-1]).unwrap().to_vec_cast::<u32>().unwrap();
+        let whole = model.forward(&ids(&tokens), &mut cache(model.as_ref())).map_err(|e| e.to_string())?;
+        near(&whole, wanted, "in one pass")?;
+        let mut cache = cache(model.as_ref());
+        let pieces: Vec<_> = [&tokens[..13], &tokens[13..20]]
+            .into_iter()
+            .chain(tokens[20..].chunks(1))
+            .map(|piece| model.forward(&ids(piece), &mut cache).unwrap())
+            .collect();
+        near(&ops::concatenate(&pieces, 1).unwrap(), wanted, "in pieces")
+    });
+}

@@ -3,9 +3,9 @@
 
 use mlx_lm_common::{
     Config, Error, Result,
-    cache::{CacheSpec, KvCache},
+    cache::{CacheSpec, LayerCache},
     config::{RopeConfig, dim, epsilon, optional_dim},
-    model::{Decoder, Layer, load_layers},
+    model::{Decoder, Layer, Scales, load_layers},
     nn::{Attention, AttentionConfig, Embedding, Head, Mlp, MlpConfig, Norm, Rope},
     weights::Weights,
 };
@@ -131,7 +131,7 @@ pub(super) struct LlamaLayer {
 }
 
 impl Layer for LlamaLayer {
-    fn forward(&self, x: &Array, cache: &mut dyn KvCache) -> Result<Array> {
+    fn forward(&self, x: &Array, cache: &mut LayerCache) -> Result<Array> {
         let h = self.self_attn.forward_add(&self.input_layernorm, x, cache)?;
         self.mlp.forward_add(&self.post_attention_layernorm, &h)
     }
@@ -165,6 +165,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<LlamaLayer>> 
         })?,
         norm: Norm::rms(&m.pp("norm"), dim, eps)?,
         head: Head::load(w, super::tied(config, w)?, dim, c.vocab_size)?,
+        scales: Scales::default(),
         vocab_size: c.vocab_size,
         backend: w.backend(),
     })

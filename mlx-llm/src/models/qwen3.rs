@@ -3,12 +3,12 @@
 use super::llama::LlamaConfig;
 use mlx_lm_common::{
     Config, Result,
-    cache::KvCache,
+    cache::LayerCache,
     config::dim,
-    model::{Decoder, Layer, load_layers},
+    model::{Decoder, Layer, Scales, load_layers},
     nn::{
-        Attention, AttentionConfig, Embedding, ExpertsConfig, Head, Mlp, MlpConfig, Moe, MoeConfig, Norm, Normalize,
-        RouterConfig,
+        Attention, AttentionConfig, Embedding, ExpertsConfig, Head, Mlp, MlpConfig, Moe, MoeConfig, Norm,
+        Normalize, RouterConfig,
     },
     weights::{Checkpoint, Weights},
 };
@@ -55,7 +55,7 @@ pub(super) struct Qwen3Layer {
 }
 
 impl Layer for Qwen3Layer {
-    fn forward(&self, x: &Array, cache: &mut dyn KvCache) -> Result<Array> {
+    fn forward(&self, x: &Array, cache: &mut LayerCache) -> Result<Array> {
         let h = self.self_attn.forward_add(&self.input_layernorm, x, cache)?;
         match &self.mlp {
             FeedForward::Dense(mlp) => mlp.forward_add(&self.post_attention_layernorm, &h),
@@ -101,6 +101,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Qwen3Layer>> 
         })?,
         norm: Norm::rms(&m.pp("norm"), dim, eps)?,
         head: Head::load(w, super::tied(config, w)?, dim, c.vocab_size)?,
+        scales: Scales::default(),
         vocab_size: c.vocab_size,
         backend: w.backend(),
     })

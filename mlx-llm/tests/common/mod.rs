@@ -44,18 +44,29 @@ pub fn fixture(name: &str) -> PathBuf {
 }
 
 pub fn load(folder: &Path, without_kernels: bool) -> LoadedModel {
+    try_load(folder, without_kernels).unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+}
+
+fn try_load(folder: &Path, without_kernels: bool) -> mlx_llm::Result<LoadedModel> {
     let options = LoadOptions { device: Some(Device::Cpu), without_kernels, ..Default::default() };
-    load_local(folder, &options).unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+    load_local(folder, &options)
+}
+
+/// Whether a developer wants to hear of this fixture: `MLX_LM_ONLY=gemma3,qwen3 cargo test` names beginnings.
+fn wanted(folder: &Path) -> bool {
+    let name = folder.file_name().unwrap().to_string_lossy();
+    env::var("MLX_LM_ONLY").map_or(true, |only| only.split(',').any(|start| name.starts_with(start)))
 }
 
 /// Runs `f` on every fixture, with and without kernels, and reports all that fail.
 pub fn for_all(f: impl Fn(&str, LoadedModel) -> Result<(), String>) {
     let mut failed = Vec::new();
-    for folder in fixtures() {
+    for folder in fixtures().into_iter().filter(|folder| wanted(folder)) {
         for without_kernels in [false, true] {
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
             let name = if without_kernels { format!("{name} without kernels") } else { name };
-            if let Err(why) = f(&name, load(&folder, without_kernels)) {
+            let loaded = try_load(&folder, without_kernels).map_err(|e| e.to_string());
+            if let Err(why) = loaded.and_then(|loaded| f(&name, loaded)) {
                 failed.push(format!("{name}: {why}"));
             }
         }
@@ -69,6 +80,10 @@ impl Reference {
     pub fn of(name: &str) -> Reference {
         let name = name.strip_suffix(" without kernels").unwrap_or(name);
         Reference(Array::load_safetensors(fixture(name).join("reference.safetensors")).unwrap())
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Array> {
+        self.0.get(name)
     }
 
     pub fn array(&self, name: &str) -> &Array {

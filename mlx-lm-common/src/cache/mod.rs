@@ -2,91 +2,105 @@
 //! the cache stores and attends in its own way.
 
 mod attend;
+mod buffers;
 mod file;
 mod float;
+mod latent;
+mod layer;
 mod policy;
+mod state;
 
-pub use attend::{AttentionSpec, Qkv};
+pub use attend::{AttentionSpec, PositionScale, Qkv};
+pub use latent::LatentCache;
+pub use layer::{KvCache, LayerCache};
 pub use policy::{CachePolicy, CacheSpec};
+pub use state::{Recurrence, StateCache};
 
 use crate::{Error, Result};
+use file::LayerState;
 use mlx_rs::Array;
-use std::{any::Any, path::Path};
-
-/// The memory of one layer.
-pub trait KvCache: Any {
-    /// The position that comes next.
-    fn offset(&self) -> i32;
-
-    /// Stores the new keys and values and attends: softmax(scale · q · kᵀ) · v over everything that a position may see, as
-    /// [B, L, heads · head_dim].
-    fn attend(&mut self, qkv: Qkv, spec: &AttentionSpec) -> Result<Array>;
-
-    /// Whether the last `n` positions can be taken back.
-    fn can_trim(&self, n: i32) -> bool;
-
-    /// Takes back the last `n` positions, all of them or none, and returns how many.
-    fn trim(&mut self, n: i32) -> i32;
-
-    /// A copy of its own. Arrays are shared until one side writes.
-    fn copy(&self) -> Box<dyn KvCache>;
-
-    /// Bytes that are held.
-    fn nbytes(&self) -> usize;
-
-    /// The arrays that are held, for evaluation.
-    fn arrays(&self) -> Vec<&Array>;
-
-    /// What a file keeps of it, in mlx-lm's words.
-    fn state(&self) -> Result<LayerState>;
-}
-
-/// One layer's part of a saved cache, in mlx-lm's words.
-#[derive(Clone, Debug)]
-pub struct LayerState {
-    /// `KVCache`, `RotatingKVCache` …
-    pub class: String,
-    /// Keys and values; nothing if the cache is empty.
-    pub kv: Option<[Array; 2]>,
-    /// What follows them: the offset, and for a `RotatingKVCache` also `keep`, `max_size` and the slot to be written next.
-    pub scalars: Vec<i32>,
-}
+use std::{path::Path, sync::Arc};
 
 /// What a user notes in a saved cache: names and values.
 pub type Metadata = Vec<(String, String)>;
 
 /// The caches of all layers.
+#[derive(Clone)]
 pub struct Cache {
-    layers: Vec<Box<dyn KvCache>>,
+    layers: Vec<LayerCache>,
+    padding: Option<Arc<[i32]>>,
 }
 
 /// A state that a cache can go back to; see [`Cache::snapshot`].
 pub struct Snapshot(Cache);
 
+/// How one layer remembers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerReport {
+    /// In words: `all positions`, `the latest 512 positions`, `a state` …
+    pub kind: String,
+    /// Whether it stays within a bound however long the text grows.
+    pub bounded: bool,
+    /// Bytes that it holds now.
+    pub nbytes: usize,
+}
+
 impl Cache {
     /// An empty cache for layers of these kinds.
     pub fn new(specs: &[CacheSpec], policy: &CachePolicy) -> Result<Cache> {
-        Ok(Cache { layers: specs.iter().map(|s| policy.build(s)).collect::<Result<_>>()? })
+        let layers = specs.iter().enumerate().map(|(i, spec)| policy.build(i, spec));
+        Ok(Cache { layers: layers.collect::<Result<_>>()?, padding: policy.left_padding.clone() })
     }
 
-    /// A cache of each layer, in order.
-    pub fn layers_mut(&mut self) -> &mut [Box<dyn KvCache>] {
-        &mut self.layers
+    /// How many layers it is for.
+    pub fn len(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Whether it is for no layers.
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// What layer `i` remembers; another layer's, where they share it.
+    ///
+    /// # Errors
+    /// [`Error::Cache`] if there is no such layer.
+    pub fn layer(&mut self, i: usize) -> Result<&mut LayerCache> {
+        let count = self.layers.len();
+        let own = match self.layers.get(i) {
+            Some(LayerCache::Shared(of)) => *of,
+            _ => i,
+        };
+        let missing = || Error::Cache(format!("there is no layer {i} in a cache of {count} layers"));
+        self.layers.get_mut(own).ok_or_else(missing)
     }
 
     /// The position that comes next.
     pub fn offset(&self) -> i32 {
-        self.layers.first().map_or(0, |l| l.offset())
+        self.layers.iter().find_map(LayerCache::offset).unwrap_or(0)
+    }
+
+    /// The number of positions of each row of a batch, padding not counted; of the only row without padding.
+    pub fn lengths(&self) -> Vec<i32> {
+        let offset = self.offset();
+        match &self.padding {
+            Some(rows) => rows.iter().map(|padding| (offset - padding).max(0)).collect(),
+            None => vec![offset],
+        }
+    }
+
+    /// Whether the last `n` positions can be taken back.
+    pub fn can_trim(&self, n: i32) -> bool {
+        self.layers.iter().all(|l| l.can_trim(n))
     }
 
     /// Takes back the last `n` positions, in all layers or in none, and returns how many it took back.
     pub fn trim(&mut self, n: i32) -> i32 {
-        if n <= 0 || !self.layers.iter().all(|l| l.can_trim(n)) {
+        if n <= 0 || !self.can_trim(n) {
             return 0;
         }
-        self.layers.iter_mut().for_each(|l| {
-            l.trim(n);
-        });
+        self.layers.iter_mut().for_each(|l| l.trim(n));
         n
     }
 
@@ -103,12 +117,17 @@ impl Cache {
 
     /// Bytes that are held.
     pub fn nbytes(&self) -> usize {
-        self.layers.iter().map(|l| l.nbytes()).sum()
+        self.layers.iter().map(LayerCache::nbytes).sum()
     }
 
     /// The arrays that are held.
     pub fn arrays(&self) -> Vec<&Array> {
-        self.layers.iter().flat_map(|l| l.arrays()).collect()
+        self.layers.iter().flat_map(LayerCache::arrays).collect()
+    }
+
+    /// How each layer remembers.
+    pub fn report(&self) -> Vec<LayerReport> {
+        self.layers.iter().map(LayerCache::report).collect()
     }
 
     /// Computes whatever is still lazy, so that graphs do not grow.
@@ -117,9 +136,16 @@ impl Cache {
     }
 
     /// Writes the cache and `metadata` to a safetensors file in mlx-lm's prompt-cache layout. The file appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a batch with padding; [`Error::Io`] or [`Error::File`] if the file cannot be written.
     pub fn save(&self, path: &Path, metadata: &[(String, String)]) -> Result<()> {
-        let states = self.layers.iter().map(|l| l.state()).collect::<Result<Vec<_>>>()?;
-        file::save(path, &states, metadata)
+        if self.padding.is_some() {
+            return Err(Error::Unsupported("the cache of a padded batch cannot be saved".into()));
+        }
+        let states: Vec<_> =
+            self.layers.iter().filter_map(|l| l.state().transpose()).collect::<Result<_>>()?;
+        file::save(path, &states, self.offset(), metadata)
     }
 
     /// Reads a file of [`Cache::save`] or of mlx-lm into a cache for layers of these kinds, with its metadata.
@@ -127,26 +153,19 @@ impl Cache {
     /// # Errors
     /// [`Error::Cache`] if it belongs to another model; [`Error::File`] if it is damaged.
     pub fn load(path: &Path, specs: &[CacheSpec], policy: &CachePolicy) -> Result<(Cache, Metadata)> {
-        let (states, metadata) = file::load(path)?;
-        if states.len() != specs.len() {
-            return Err(Error::Cache(format!(
-                "{} holds {} layers, the model has {}",
-                path.display(),
-                states.len(),
-                specs.len()
-            )));
+        let file::Saved { states, offset, metadata } = file::load(path)?;
+        let mut cache = Cache::new(specs, policy)?;
+        let own = cache.layers.iter().filter(|l| l.is_own()).count();
+        if states.len() != own {
+            let (path, found) = (path.display(), states.len());
+            return Err(Error::Cache(format!("{path} holds {found} layers, the model has {own}")));
         }
-        let layers = specs
-            .iter()
-            .zip(states)
-            .map(|(spec, state)| policy.restore(spec, state))
-            .collect::<Result<_>>()?;
-        Ok((Cache { layers }, metadata))
-    }
-}
-
-impl Clone for Cache {
-    fn clone(&self) -> Cache {
-        Cache { layers: self.layers.iter().map(|l| l.copy()).collect() }
+        // States do not know where in the text they are; keys and values do.
+        let offset = offset.or_else(|| states.iter().find_map(LayerState::offset)).unwrap_or(0);
+        let own = cache.layers.iter_mut().filter(|l| l.is_own());
+        for (layer, state) in own.zip(states) {
+            layer.restore(state, offset)?;
+        }
+        Ok((cache, metadata))
     }
 }

@@ -1,14 +1,14 @@
 //! The decoder that most models are: embedding, layers, norm, head.
 
-use super::LanguageModel;
+use super::{Embedded, LanguageModel};
 use crate::{
     At, Backend, Result,
-    cache::{Cache, CacheSpec, KvCache},
+    cache::{Cache, CacheSpec, LayerCache},
     nn::{Embedding, Head, Norm},
-    raw::Device,
+    raw::{self, Device},
     weights::Weights,
 };
-use mlx_rs::{Array, transforms};
+use mlx_rs::{Array, ops};
 
 /// On the CPU, evaluation begins after so many layers while the rest of the graph is still being built.
 const EVAL_EVERY: usize = 4;
@@ -16,7 +16,7 @@ const EVAL_EVERY: usize = 4;
 /// One layer of a [`Decoder`]: the part that reads like its paper.
 pub trait Layer {
     /// [B, L, D] to [B, L, D].
-    fn forward(&self, x: &Array, cache: &mut dyn KvCache) -> Result<Array>;
+    fn forward(&self, x: &Array, cache: &mut LayerCache) -> Result<Array>;
 
     /// What the layer needs remembered.
     fn cache(&self) -> CacheSpec {
@@ -34,10 +34,60 @@ pub struct Decoder<L> {
     pub norm: Norm,
     /// To the vocabulary.
     pub head: Head,
+    /// What embeddings and logits are multiplied by.
+    pub scales: Scales,
     /// Size of the vocabulary.
     pub vocab_size: i32,
     /// The policy it was loaded for.
     pub backend: Backend,
+}
+
+/// What embeddings and logits are multiplied by, where a model does so.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scales {
+    /// Embeddings.
+    pub embed: Option<f32>,
+    /// Logits.
+    pub logits: Option<f32>,
+    /// Keeps logits within ±cap: cap · tanh(logits / cap).
+    pub softcap: Option<f32>,
+}
+
+impl Scales {
+    /// Scaled embeddings.
+    pub fn embedded(self, x: Array) -> Result<Array> {
+        scaled(x, self.embed)
+    }
+
+    /// Scaled and capped logits.
+    pub fn capped(self, logits: Array) -> Result<Array> {
+        let logits = scaled(logits, self.logits)?;
+        let Some(cap) = self.softcap else { return Ok(logits) };
+        let cap = Array::from_f32(cap).as_dtype(logits.dtype())?;
+        Ok(ops::tanh(logits.divide(&cap)?)?.multiply(cap)?)
+    }
+}
+
+fn scaled(x: Array, by: Option<f32>) -> Result<Array> {
+    let Some(by) = by else { return Ok(x) };
+    Ok(x.multiply(Array::from_f32(by).as_dtype(x.dtype())?)?)
+}
+
+/// Runs layers in order, each with its part of the cache; on the CPU, evaluation begins on the way.
+pub fn run_layers<L>(
+    layers: &[L],
+    mut x: Array,
+    cache: &mut Cache,
+    backend: Backend,
+    mut forward: impl FnMut(usize, &L, &Array, &mut LayerCache) -> Result<Array>,
+) -> Result<Array> {
+    for (i, layer) in layers.iter().take(cache.len()).enumerate() {
+        x = forward(i, layer, &x, cache.layer(i)?).at(format_args!("model.layers.{i}"))?;
+        if backend.device == Device::Cpu && i % EVAL_EVERY == EVAL_EVERY - 1 {
+            raw::begin(&x)?;
+        }
+    }
+    Ok(x)
 }
 
 /// Loads `count` layers from `layers.0`, `layers.1` … below `w`.
@@ -63,21 +113,19 @@ impl<L: Layer> LanguageModel for Decoder<L> {
         self.backend
     }
 
-    fn embed(&self, tokens: &Array) -> Result<Array> {
-        self.embed.forward(tokens).at("model.embed_tokens")
+    fn embed(&self, tokens: &Array) -> Result<Embedded> {
+        let x = self.embed.forward(tokens).at("model.embed_tokens")?;
+        Ok(self.scales.embedded(x)?.into())
     }
 
-    fn hidden(&self, mut x: Array, cache: &mut Cache) -> Result<Array> {
-        for (i, (layer, cache)) in self.layers.iter().zip(cache.layers_mut()).enumerate() {
-            x = layer.forward(&x, cache.as_mut()).at(format_args!("model.layers.{i}"))?;
-            if self.backend.device == Device::Cpu && i % EVAL_EVERY == EVAL_EVERY - 1 {
-                transforms::async_eval([&x])?;
-            }
-        }
+    fn hidden(&self, input: Embedded, cache: &mut Cache) -> Result<Array> {
+        let x = run_layers(&self.layers, input.x, cache, self.backend, |_, layer, x, cache| {
+            layer.forward(x, cache)
+        })?;
         self.norm.forward(&x).at("model.norm")
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.head.forward(hidden, &self.embed).at("lm_head")
+        self.scales.capped(self.head.forward(hidden, &self.embed).at("lm_head")?)
     }
 }

@@ -7,7 +7,7 @@ mod registry;
 mod thread;
 
 pub use container::{CacheHandle, GenerationStream, ModelConfiguration, ModelContainer, ModelContext};
-pub use decoder::{Decoder, Layer, load_layers};
+pub use decoder::{Decoder, Layer, Scales, load_layers, run_layers};
 pub use load::{LoadOptions, LoadedModel, load_model};
 pub use registry::{Architecture, Registry};
 pub use thread::ModelThread;
@@ -17,6 +17,21 @@ use crate::{
     cache::{Cache, CacheSpec},
 };
 use mlx_rs::Array;
+
+/// What enters the layers of a model.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// Embeddings [B, L, D].
+    pub x: Array,
+    /// What each layer gets besides, by token, [B, L, layers · d]; of models that look it up (Gemma 3n and 4).
+    pub per_layer: Option<Array>,
+}
+
+impl From<Array> for Embedded {
+    fn from(x: Array) -> Embedded {
+        Embedded { x, per_layer: None }
+    }
+}
 
 /// A language model in three steps, so that image features can enter between the first two, prefill can skip the vocabulary for all
 /// but the last position, and an embedder can stop after the second. All state is in the cache.
@@ -31,10 +46,10 @@ pub trait LanguageModel {
     fn backend(&self) -> Backend;
 
     /// Token ids [B, L] to embeddings [B, L, D].
-    fn embed(&self, tokens: &Array) -> Result<Array>;
+    fn embed(&self, tokens: &Array) -> Result<Embedded>;
 
-    /// Embeddings [B, L, D] to hidden states [B, L, D] after the last norm; the cache grows by L positions.
-    fn hidden(&self, x: Array, cache: &mut Cache) -> Result<Array>;
+    /// Embeddings to hidden states [B, L, D] after the last norm; the cache grows by L positions.
+    fn hidden(&self, input: Embedded, cache: &mut Cache) -> Result<Array>;
 
     /// Hidden states [.., D] to logits [.., V].
     fn logits(&self, hidden: &Array) -> Result<Array>;

@@ -3,7 +3,7 @@
 use super::{Linear, Norm, Projections, Rope};
 use crate::{
     At, Error, Result,
-    cache::{AttentionSpec, KvCache, Qkv},
+    cache::{AttentionSpec, LayerCache, Qkv},
     weights::Weights,
 };
 use mlx_rs::Array;
@@ -51,22 +51,18 @@ impl Attention {
             qkv: Projections::load(w, c.dim, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], c.qkv_bias)?,
             output: Linear::load(&w.pp("o_proj"), q, c.dim, c.output_bias)?,
             spec: AttentionSpec {
-                heads: c.heads,
-                kv_heads: c.kv_heads,
-                head_dim: c.head_dim,
-                scale: (c.head_dim as f32).powf(-0.5),
                 q_norm: norm("q_norm")?,
                 k_norm: norm("k_norm")?,
                 rope: c.rope.clone(),
-                fused: w.backend().kernels,
+                ..AttentionSpec::new(c.heads, c.kv_heads, c.head_dim, w.backend().kernels)
             },
         })
     }
 
     /// x + attention(norm(x)), for x [B, L, dim].
-    pub fn forward_add(&self, norm: &Norm, x: &Array, cache: &mut dyn KvCache) -> Result<Array> {
+    pub fn forward_add(&self, norm: &Norm, x: &Array, cache: &mut LayerCache) -> Result<Array> {
         let qkv = Qkv::from(self.qkv.forward(Some(norm), x).at("qkv")?)?;
-        let y = cache.attend(qkv, &self.spec).at("attend")?;
+        let y = cache.attention()?.attend(qkv, &self.spec).at("attend")?;
         self.output.forward_add(&y, x).at("o_proj")
     }
 }
