@@ -1,78 +1,41 @@
 //! A checkpoint before any tensor is read: names and places, whatever the container, and the verbs that bring published layouts
 //! into the one that architectures read.
+//!
+//! Nothing is read here: a verb changes names and places, or notes what is to be computed when a tensor is asked for. Verbs do
+//! nothing where they find nothing, so one list of them serves every layout of an architecture, MLX's own included.
+//!
+//! Some verbs name single tensors, by a function of the full name:
+//!
+//! | verb | |
+//! |---|---|
+//! | [`ignore`](Checkpoint::ignore)`(which)` | leaves tensors out |
+//! | [`rename`](Checkpoint::rename)`(to)` | gives new names |
+//! | [`rename_prefix`](Checkpoint::rename_prefix)`(from, to)` | `from…` becomes `to…` |
+//! | [`keep_text`](Checkpoint::keep_text)`()` | the text model of a vision or audio model: its names without the wrapper's prefix |
+//! | [`transpose`](Checkpoint::transpose)`(which)` | swaps the last two axes |
+//! | [`permute`](Checkpoint::permute)`(which, axes)` | reorders the axes |
+//! | [`conv_to_mlx`](Checkpoint::conv_to_mlx)`(which)` | `[C, 1, K]` becomes `[C, K, 1]` |
+//! | [`squeeze`](Checkpoint::squeeze)`(which)` | drops axes of size 1 |
+//! | [`reshape`](Checkpoint::reshape)`(which, shape)` | the same values in another shape |
+//! | [`add`](Checkpoint::add)`(which, term)` | w + term |
+//! | [`multiply`](Checkpoint::multiply)`(factors)` | w · factor, or a factor for each row; packed weights too |
+//! | [`map`](Checkpoint::map)`(which, f)` | any function of floats that keeps the shape |
+//!
+//! The others name modules by the end of their path: `q_proj` and `self_attn.q_proj` both mean what belongs to
+//! `model.layers.3.self_attn.q_proj`. To a module belong `weight`, `scales`, `biases` and `bias`, and in layouts that stack
+//! experts the bare name, which is its weight, and the name with `_bias`. So dense and packed layouts are one case.
+//!
+//! | verb | |
+//! |---|---|
+//! | [`rename_module`](Checkpoint::rename_module)`(from, to)` | gives a module another name |
+//! | [`split`](Checkpoint::split)`(module, axis, parts)` | fused modules: one after the other, in groups, or interleaved |
+//! | [`stack`](Checkpoint::stack)`(from, to)` | `from.0.x`, `from.1.x` … become one `to.x` |
+//! | [`absorb_kv_b`](Checkpoint::absorb_kv_b)`(heads, nope, value, rank)` | `kv_b_proj` becomes `embed_q` and `unembed_out` |
 
-use super::{
-    Packed,
-    stored::{Stored, is_float},
-};
-use crate::{
-    Error, Result,
-    gguf::{Element, GgufTensor, Kind, Output, Read},
-    raw::Arena,
-};
-use mlx_rs::{Array, Dtype};
+use super::{Derived, Source, Stored, Tensor};
+use crate::{Error, Result};
+use mlx_rs::{Dtype, ops};
 use std::collections::BTreeMap;
-
-/// One tensor of a checkpoint, still in its file.
-#[derive(Clone, Debug)]
-pub enum Tensor {
-    /// Plain values.
-    Plain(Stored),
-    /// A tensor of a GGUF file, in blocks of its own.
-    Gguf(GgufTensor),
-}
-
-/// What a tensor becomes in memory.
-pub enum Loaded {
-    /// Plain values.
-    Plain(Array),
-    /// A GGUF tensor that kept its packed form: weight, scales, biases.
-    Packed([Array; 3]),
-}
-
-impl Tensor {
-    /// Its shape, as the values count (not the packed words of a GGUF tensor).
-    pub fn shape(&self) -> &[i32] {
-        match self {
-            Tensor::Plain(t) => &t.shape,
-            Tensor::Gguf(t) => t.shape(),
-        }
-    }
-
-    /// Bytes in the file.
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Tensor::Plain(t) => t.bytes(),
-            Tensor::Gguf(t) => t.file_bytes(),
-        }
-    }
-
-    /// Bytes in memory at most, if its floats become `compute`.
-    pub fn memory_bytes(&self, compute: Dtype) -> usize {
-        match self {
-            Tensor::Plain(t) => t.memory_bytes(compute),
-            // In three blocks at most.
-            Tensor::Gguf(t) => t.memory_bytes() + 3 * Arena::footprint(0),
-        }
-    }
-
-    /// The type of its floats, if it holds any.
-    pub fn float_type(&self) -> Option<Dtype> {
-        match self {
-            Tensor::Plain(t) => is_float(t.dtype).then_some(t.dtype),
-            // What GGUF's scales are; activations of such models fit it.
-            Tensor::Gguf(_) => Some(Dtype::Float16),
-        }
-    }
-
-    /// Reads it; dense floats become `dtype` if one is given.
-    pub fn load(&self, arena: &Arena, dtype: Option<Dtype>) -> Result<Loaded> {
-        match self {
-            Tensor::Plain(t) => t.load(arena, dtype).map(Loaded::Plain),
-            Tensor::Gguf(t) => load_gguf(t, arena, dtype),
-        }
-    }
-}
 
 /// All tensors of a checkpoint by name.
 #[derive(Clone, Debug, Default)]
@@ -129,19 +92,26 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Tensor`] if two tensors would have the same name.
     pub fn rename(&mut self, to: impl Fn(&str) -> Option<String>) -> Result<()> {
-        for name in self.tensors.keys().cloned().collect::<Vec<_>>() {
-            let Some(new) = to(&name).filter(|new| *new != name) else { continue };
+        let all = std::mem::take(&mut self.tensors);
+        for (name, tensor) in all {
+            let new = to(&name).unwrap_or_else(|| name.clone());
             if self.tensors.contains_key(&new) {
                 return Err(Error::tensor(
                     name,
-                    format!("would be renamed to `{new}`, which is there already"),
+                    format!("would get the name `{new}`, which another tensor has"),
                 ));
             }
-            if let Some(t) = self.tensors.remove(&name) {
-                self.tensors.insert(new, t);
-            }
+            self.tensors.insert(new, tensor);
         }
         Ok(())
+    }
+
+    /// Gives names that begin with `from` the beginning `to`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::rename`].
+    pub fn rename_prefix(&mut self, from: &str, to: &str) -> Result<()> {
+        self.rename(|name| name.strip_prefix(from).map(|rest| format!("{to}{rest}")))
     }
 
     /// Makes `a.from.0.b`, `a.from.1.b` … one tensor `a.to.b` with the number as its first axis, for every `a` and `b`: the
@@ -159,92 +129,66 @@ impl Checkpoint {
             stacks.entry(format!("{head}.{to}.{tail}")).or_default().insert(number, name.clone());
         }
         for (name, parts) in stacks {
-            let mut stored = Vec::with_capacity(parts.len());
-            for (i, (number, part)) in parts.iter().enumerate() {
-                if *number != i {
-                    return Err(Error::MissingTensor(part.replacen(
-                        &format!("{infix}{number}."),
-                        &format!("{infix}{i}."),
-                        1,
-                    )));
+            let mut tensors = Vec::with_capacity(parts.len());
+            for (i, (number, part)) in parts.into_iter().enumerate() {
+                if number != i {
+                    let missing = part.replacen(&format!("{infix}{number}."), &format!("{infix}{i}."), 1);
+                    return Err(Error::MissingTensor(missing));
                 }
-                match self.tensors.remove(part) {
-                    Some(Tensor::Plain(t)) => stored.push(t),
-                    _ => return Err(Error::tensor(part, "cannot be stacked with its neighbours")),
-                }
+                let tensor = self.take(&part).ok_or_else(|| Error::MissingTensor(part.clone()))?;
+                tensors.push((part, tensor));
             }
-            let Some(stack) = Stored::stack(stored) else {
-                return Err(Error::tensor(name, "its parts differ in shape or type"));
-            };
-            self.tensors.insert(name, Tensor::Plain(stack));
+            let stack = stack(&name, tensors)?;
+            self.put(name, stack)?;
         }
         Ok(())
     }
 
+    /// A tensor of this name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// Takes a tensor out.
     pub(super) fn take(&mut self, name: &str) -> Option<Tensor> {
         self.tensors.remove(name)
     }
-}
 
-impl Loaded {
-    /// The values of a tensor that must not be packed.
-    pub fn plain(self, name: &str) -> Result<Array> {
-        match self {
-            Loaded::Plain(a) => Ok(a),
-            Loaded::Packed(_) => Err(Error::tensor(name, "is quantized, but must hold plain values here")),
+    /// Puts a tensor in.
+    pub(super) fn put(&mut self, name: String, tensor: Tensor) -> Result<()> {
+        if self.tensors.contains_key(&name) {
+            return Err(Error::tensor(name, "is in the checkpoint twice, in two layouts"));
         }
+        self.tensors.insert(name, tensor);
+        Ok(())
     }
 
-    /// The packed parts, checked against `shape`.
-    pub fn packed(self, name: &str, shape: &[i32]) -> Result<Packed> {
-        match self {
-            Loaded::Packed([weight, scales, biases]) => {
-                Packed::new(name, shape, weight, scales, Some(biases))
-            }
-            Loaded::Plain(_) => Err(Error::tensor(name, "holds plain values, but must be quantized here")),
-        }
+    /// The names that `which` accepts.
+    pub(super) fn names(&self, which: impl Fn(&str) -> bool) -> Vec<String> {
+        self.tensors.keys().filter(|name| which(name)).cloned().collect()
     }
 }
 
-fn load_gguf(t: &GgufTensor, arena: &Arena, dtype: Option<Dtype>) -> Result<Loaded> {
-    let float = |element| match element {
-        Element::F32 => Dtype::Float32,
-        Element::F16 => Dtype::Float16,
-        Element::Bf16 => Dtype::Bfloat16,
+/// Equal tensors as one, along a new first axis.
+fn stack(name: &str, tensors: Vec<(String, Tensor)>) -> Result<Tensor> {
+    let plain: Option<Vec<&Stored>> = tensors
+        .iter()
+        .map(|(_, t)| match t {
+            Tensor::Plain(t) => Some(t),
+            _ => None,
+        })
+        .collect();
+    if let Some(stack) = plain.and_then(|plain| Stored::stack(&plain)) {
+        return Ok(Tensor::Plain(stack));
+    }
+    let mut kinds = tensors.iter().map(|(_, t)| (t.dtype(), t.shape().to_vec()));
+    let (Some((Some(dtype), shape)), Ok(count)) = (kinds.next(), i32::try_from(tensors.len())) else {
+        return Err(Error::tensor(name, "its parts cannot be stacked"));
     };
-    match t.kind() {
-        Kind::Dense { element, bytes } => {
-            let mut block = arena.block(bytes)?;
-            let _ = t.read_into(Output::Dense(block.bytes_mut()))?;
-            let array = block.into_array(t.shape(), float(element))?;
-            Ok(Loaded::Plain(match dtype {
-                Some(to) if to != array.dtype() => array.as_dtype(to)?,
-                _ => array,
-            }))
-        }
-        Kind::Affine { bits, group, element, weight_bytes, scale_bytes } => {
-            let [mut weight, mut scales, mut biases] =
-                [arena.block(weight_bytes)?, arena.block(scale_bytes)?, arena.block(scale_bytes)?];
-            let output = Output::Affine {
-                weight: weight.bytes_mut(),
-                scales: scales.bytes_mut(),
-                biases: biases.bytes_mut(),
-            };
-            if t.read_into(output)? == Read::Float16Overflow {
-                return load_gguf(&t.widened(), arena, dtype);
-            }
-            let with_columns = |columns: i32| match t.shape() {
-                [rows @ .., _] => [rows, &[columns]].concat(),
-                [] => vec![columns],
-            };
-            let columns = t.shape().last().copied().unwrap_or(1);
-            let words = with_columns((i64::from(columns) * i64::from(bits) / 32) as i32);
-            let groups = with_columns(columns / group);
-            Ok(Loaded::Packed([
-                weight.into_array(&words, Dtype::Uint32)?,
-                scales.into_array(&groups, float(element))?,
-                biases.into_array(&groups, float(element))?,
-            ]))
-        }
+    if kinds.any(|kind| kind != (Some(dtype), shape.clone())) {
+        return Err(Error::tensor(name, "its parts differ in shape or type"));
     }
+    let inputs = tensors.into_iter().map(|(name, t)| Source::new(name, t, 1)).collect();
+    let shape = [&[count], &shape[..]].concat();
+    Ok(Tensor::Derived(Derived::new(inputs, shape, dtype, |parts| Ok(ops::stack(parts, 0)?))))
 }

@@ -1,6 +1,8 @@
 //! Opens a checkpoint, whatever container it is in.
 
-use super::{Checkpoint, CheckpointFile, Stored, Tensor, header::DType, header::TensorInfo, index::Shards};
+use super::{
+    Checkpoint, CheckpointFile, Float8, Stored, Tensor, header::DType, header::TensorInfo, index::Shards,
+};
 use crate::{Config, Error, Result, gguf::Gguf};
 use mlx_rs::Dtype;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -69,7 +71,14 @@ fn stored(file: &Arc<CheckpointFile>, name: &str, info: TensorInfo) -> Result<St
         DType::F64 => Dtype::Float64,
         other => return Err(Error::tensor(name, format!("elements of type {other:?} are not supported"))),
     };
-    Ok(Stored { parts: vec![(file.clone(), info.offset)], part_bytes, dtype, shape: info.shape })
+    let float8 = match info.dtype {
+        DType::F8_E4M3 => Some(Float8::E4m3),
+        DType::F8_E5M2 => Some(Float8::E5m2),
+        DType::F8_E8M0 => Some(Float8::E8m0),
+        _ => None,
+    };
+    let parts = vec![(file.clone(), info.offset)];
+    Ok(Stored { parts, part_bytes, runs: None, dtype, float8, shape: info.shape })
 }
 
 fn open_gguf(path: &Path) -> Result<(Config, Checkpoint)> {

@@ -5,19 +5,24 @@
 
 mod checkpoint;
 mod container;
+mod derived;
 pub mod header;
 pub mod index;
 mod matrix;
 mod stored;
+mod tensor;
+mod verbs;
 
 pub use crate::file::CheckpointFile;
-pub use checkpoint::{Checkpoint, Loaded, Tensor};
+pub use checkpoint::Checkpoint;
 pub use container::open;
 pub(crate) use container::open_file;
+pub use derived::{Derived, Source};
 pub use matrix::{Matrix, Packed};
-pub use stored::Stored;
+pub use stored::{Float8, Runs, Stored};
+pub use tensor::{Loaded, Tensor};
 
-use crate::{Backend, Error, Progress, Result, raw::Arena};
+use crate::{At, Backend, Error, Progress, Result, raw::Arena};
 use mlx_rs::{Array, Dtype};
 use std::{cell::Cell, cell::RefCell, fmt::Display, rc::Rc, sync::Arc};
 
@@ -129,7 +134,7 @@ impl Weights {
         let (store, path) = (&self.store, self.path(name));
         let tensor =
             store.checkpoint.borrow_mut().take(&path).ok_or_else(|| Error::MissingTensor(path.clone()))?;
-        let loaded = tensor.load(&store.arena, dtype)?;
+        let loaded = tensor.load(&store.arena, dtype).at(&path)?;
         store.done.set(store.done.get() + tensor.bytes());
         if let Some(report) = &store.on_progress {
             report(Progress { what: "weights".into(), done: store.done.get(), total: store.total });

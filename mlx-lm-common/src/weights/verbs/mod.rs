@@ -1,0 +1,102 @@
+//! The verbs of [`Checkpoint`] beyond names: see the list in its module.
+
+mod latent;
+mod shape;
+mod split;
+mod values;
+
+use super::Checkpoint;
+use crate::Result;
+
+/// What a tensor is to its module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Weight,
+    Scales,
+    Biases,
+    Bias,
+}
+
+impl Part {
+    /// How a name ends that names this part.
+    fn suffix(self) -> &'static str {
+        match self {
+            Part::Weight => ".weight",
+            Part::Scales => ".scales",
+            Part::Biases => ".biases",
+            Part::Bias => ".bias",
+        }
+    }
+}
+
+/// A tensor of a module: its name, what comes before the module's name, and which part it is.
+struct Member {
+    name: String,
+    head: String,
+    part: Part,
+}
+
+impl Member {
+    /// The name of the same part of another module.
+    fn of(&self, module: &str) -> String {
+        format!("{}{module}{}", self.head, self.part.suffix())
+    }
+}
+
+/// What belongs to the modules whose path ends in `module`.
+fn members(checkpoint: &Checkpoint, module: &str) -> Vec<Member> {
+    let member = |name: &str| {
+        let parts = [Part::Weight, Part::Scales, Part::Biases, Part::Bias].map(|p| (p.suffix(), p));
+        // Stacked experts are published as plain parameters.
+        let parts = parts.into_iter().chain([("_bias", Part::Bias), ("", Part::Weight)]);
+        parts.into_iter().find_map(|(suffix, part)| {
+            let head = name.strip_suffix(suffix)?.strip_suffix(module)?;
+            let whole = head.is_empty() || head.ends_with('.');
+            whole.then(|| Member { name: name.into(), head: head.into(), part })
+        })
+    };
+    checkpoint.iter().filter_map(|(name, _)| member(name)).collect()
+}
+
+impl Checkpoint {
+    /// Calls the modules `from` (the end of a path) `to`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`](crate::Error::Tensor) if two tensors would have the same name.
+    pub fn rename_module(&mut self, from: &str, to: &str) -> Result<()> {
+        for member in members(self, from) {
+            let new = member.of(to);
+            if let Some(tensor) = self.take(&member.name) {
+                self.put(new, tensor)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of a model that also sees or hears, keeps the text part: `language_model.model.x` and `model.language_model.x` become
+    /// `model.x`, `language_model.lm_head` becomes `lm_head`, and the other towers and their projections go. Does nothing to a
+    /// text model.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::rename`].
+    pub fn keep_text(&mut self) -> Result<()> {
+        const OTHERS: [&str; 10] = [
+            "audio_tower",
+            "embed_audio",
+            "embed_vision",
+            "mm_projector",
+            "multi_modal_projector",
+            "vision_embedder",
+            "vision_encoder",
+            "vision_model",
+            "vision_tower",
+            "visual",
+        ];
+        self.ignore(|name| {
+            let first = name.strip_prefix("model.").unwrap_or(name).split('.').next();
+            first.is_some_and(|first| OTHERS.contains(&first))
+        });
+        self.rename_prefix("model.language_model.", "model.")?;
+        self.rename_prefix("language_model.", "")
+    }
+}
