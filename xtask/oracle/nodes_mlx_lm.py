@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Counts the operations of one of mlx-lm's decoding steps as `llm-tool bench --nodes gpu` counts this project's, and prints the
+same line of JSON for each model.
+
+usage: nodes_mlx_lm.py FOLDER...
+"""
+import io
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
+
+OPERATION = re.compile(r'\{ (\d+) \[label ="(\w+)", shape=rectangle\]; \}')
+PROMPT = [1, 2, 3]
+
+
+def operations(arrays):
+    """The names of all operations that lead to these arrays, by address."""
+    dot = io.StringIO()
+    mx.export_to_dot(dot, *arrays)
+    return dict(OPERATION.findall(dot.getvalue()))
+
+
+def step(model):
+    """How often each operation is in a step: a token, its successor, and what the cache keeps.
+
+    Nothing is evaluated: what was there before the step is left out by address."""
+    cache = make_prompt_cache(model)
+    kept = lambda: [a for _, a in tree_flatten([c.state for c in cache]) if isinstance(a, mx.array)]
+    successor = lambda tokens: mx.argmax(model(mx.array([tokens]), cache=cache)[:, -1], axis=-1)
+    for tokens in (PROMPT, PROMPT[:1]):
+        successor(tokens)
+    before = operations(kept())
+    token = successor(PROMPT[:1])
+    after = operations([token, *kept()])
+    return Counter(name for address, name in after.items() if address not in before)
+
+
+def main():
+    for folder in map(Path, sys.argv[1:]):
+        try:
+            model, _ = load_model(folder, lazy=True)
+            counts = step(model)
+            figures = {"layers": len(model.layers), "nodes_per_token": counts.total(), "operations": counts}
+        except Exception as e:
+            figures = {"error": f"{type(e).__name__}: {e}"}
+        print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()
