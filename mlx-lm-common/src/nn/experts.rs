@@ -6,6 +6,7 @@ use crate::{
     weights::{Matrix, Weights},
 };
 use mlx_rs::{Array, ops};
+use std::{cell::RefCell, collections::HashMap};
 
 /// From so many (token, expert) pairs on, pairs are sorted by expert, so that each expert's weights are read once.
 const SORT_FROM: usize = 64;
@@ -67,13 +68,17 @@ impl Experts {
     pub fn forward(&self, x: &Array, ids: &Array) -> Result<Array> {
         let x = x.expand_dims_axes(&[-2, -3])?;
         if ids.size() < SORT_FROM {
-            return Ok(self.run(&x, ids, false)?.squeeze_axes(&[-2])?);
+            let [tokens, pairs] = numbers(ids.shape())?;
+            let inner = self.inner(&x, Some(&tokens), ids, false)?;
+            return Ok(self.down.forward(&inner, Some(&pairs), ids, false)?.squeeze_axes(&[-2])?);
         }
         let flat = ids.flatten(None, None)?;
         let order = ops::argsort(&flat)?;
         let k = Array::from_slice(&[ids.dim(-1) as u32], &[]);
         let rows = x.flatten(0, -3)?.take_axis(order.floor_divide(k)?, 0)?;
-        let y = self.run(&rows, &flat.take_axis(&order, 0)?, true)?;
+        let ids_in_order = flat.take_axis(&order, 0)?;
+        let inner = self.inner(&rows, None, &ids_in_order, true)?;
+        let y = self.down.forward(&inner, None, &ids_in_order, true)?;
         let shape = [ids.shape(), &[y.dim(-1)]].concat();
         Ok(y.take_axis(ops::argsort(&order)?, 0)?.reshape(&shape)?)
     }
@@ -85,16 +90,35 @@ impl Experts {
         Ok(ops::matmul(weights.expand_dims(-2)?, y)?.squeeze_axes(&[-2])?)
     }
 
-    fn run(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
-        let inner = match (self.form, &self.inputs[..]) {
-            (Form::Gated(glu), [gate, up]) => {
-                glu.forward(&gate.forward(x, ids, sorted)?, &up.forward(x, ids, sorted)?, self.compile)?
-            }
-            (Form::Plain(act), [up]) => act.forward(&up.forward(x, ids, sorted)?, self.compile)?,
-            _ => return Err(crate::Error::Unsupported("experts of other layers".into())),
-        };
-        self.down.forward(&inner, ids, sorted)
+    /// What goes into the last layer.
+    fn inner(&self, x: &Array, rows: Option<&Array>, ids: &Array, sorted: bool) -> Result<Array> {
+        let layer = |layer: &SwitchLinear| layer.forward(x, rows, ids, sorted);
+        match (self.form, &self.inputs[..]) {
+            (Form::Gated(glu), [gate, up]) => glu.forward(&layer(gate)?, &layer(up)?, self.compile),
+            (Form::Plain(act), [up]) => act.forward(&layer(up)?, self.compile),
+            _ => Err(crate::Error::Unsupported("experts of other layers".into())),
+        }
     }
+}
+
+/// For ids [B, L, k] the number of each one's token and its own: what MLX would compute anew for every matrix.
+fn numbers(shape: &[i32]) -> Result<[Array; 2]> {
+    thread_local! {
+        static NUMBERS: RefCell<HashMap<Vec<i32>, [Array; 2]>> = RefCell::default();
+    }
+    if let Some(numbers) = NUMBERS.with_borrow(|known| known.get(shape).cloned()) {
+        return Ok(numbers);
+    }
+    let k = shape.last().map_or(1, |&k| k.max(1) as usize);
+    let pairs = shape.iter().product();
+    let array = |every: usize| {
+        // Views of a block that CUDA keeps on the device, which it would not for the smallest ones.
+        let all: Vec<u32> = (0..SORT_FROM).map(|i| (i / every) as u32).collect();
+        constant(raw::slice(&Array::from_slice(&all, &[SORT_FROM as i32]), 0, 0, pairs)?.reshape(shape)?)
+    };
+    let numbers = [array(k)?, array(1)?];
+    NUMBERS.with_borrow_mut(|known| known.insert(shape.to_vec(), numbers.clone()));
+    Ok(numbers)
 }
 
 /// A linear layer for each expert.
@@ -118,12 +142,13 @@ impl SwitchLinear {
         Ok(SwitchLinear { weight, bias })
     }
 
-    /// x · W[ids]ᵀ + b[ids].
-    fn forward(&self, x: &Array, ids: &Array, sorted: bool) -> Result<Array> {
+    /// x[rows] · W[ids]ᵀ + b[ids].
+    fn forward(&self, x: &Array, rows: Option<&Array>, ids: &Array, sorted: bool) -> Result<Array> {
         let y = match &self.weight {
-            Matrix::Dense(w) => ops::gather_mm(x, w, None, ids, sorted)?,
+            Matrix::Dense(w) => ops::gather_mm(x, w, rows, ids, sorted)?,
             Matrix::Packed(p) => {
-                raw::gather_qmm(x, &p.weight, &p.scales, p.biases.as_ref(), ids, p.format(), sorted)?
+                let biases = p.biases.as_ref();
+                raw::gather_qmm(x, &p.weight, &p.scales, biases, (rows, ids), p.format(), sorted)?
             }
         };
         Ok(match &self.bias {

@@ -73,14 +73,14 @@ pub fn quantized_matmul(
     })
 }
 
-/// `x · w[experts]ᵀ` for packed w `[E, N, K·bits/32]`: each of x's matrices goes to the expert that `experts` names for it.
-/// `sorted` promises that `experts` ascends.
+/// `x[rows] · w[experts]ᵀ` for packed w `[E, N, K·bits/32]`: numbers of x's matrices (each once, if absent) and the experts that they
+/// go to. `sorted` promises that `experts` ascends.
 pub fn gather_qmm(
     x: &Array,
     w: &Array,
     scales: &Array,
     biases: Option<&Array>,
-    experts: &Array,
+    (rows, experts): (Option<&Array>, &Array),
     (group, bits, mode): (i32, i32, Mode),
     sorted: bool,
 ) -> Result<Array, Exception> {
@@ -93,7 +93,7 @@ pub fn gather_qmm(
                 w.as_ptr(),
                 scales.as_ptr(),
                 maybe(biases),
-                none(),
+                maybe(rows),
                 experts.as_ptr(),
                 true,
                 int(group),
