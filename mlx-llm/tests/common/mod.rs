@@ -53,7 +53,7 @@ fn try_load(folder: &Path, without_kernels: bool) -> mlx_llm::Result<LoadedModel
 }
 
 /// Whether a developer wants to hear of this fixture: `MLX_LM_ONLY=gemma3,qwen3 cargo test` names beginnings.
-fn wanted(folder: &Path) -> bool {
+pub fn wanted(folder: &Path) -> bool {
     let name = folder.file_name().unwrap().to_string_lossy();
     env::var("MLX_LM_ONLY").map_or(true, |only| only.split(',').any(|start| name.starts_with(start)))
 }
