@@ -1,4 +1,4 @@
-//! Two arrays that grow with the text: keys and values, or the two parts of a latent.
+//! Arrays that grow with the text: keys and values, or latents.
 //!
 //! One buffer with room to spare holds the positions in order. A bounded cache lets go of positions that nobody will see again when
 //! the buffer is full, some later than it could: so order is plain, masks are ranges, and the last positions can be taken back.
@@ -74,10 +74,11 @@ impl Padding {
     }
 }
 
+/// `N` buffers: keys and values are two.
 #[derive(Clone)]
-pub(super) struct Buffers {
-    /// Two of [B, heads, capacity, D], with a D each.
-    pair: Option<[Array; 2]>,
+pub(super) struct Buffers<const N: usize = 2> {
+    /// Each [B, heads, capacity, D], with a D of its own.
+    held: Option<[Array; N]>,
     /// Filled slots.
     pub(super) len: i32,
     /// The position that comes next; `offset - len` positions were let go.
@@ -88,10 +89,10 @@ pub(super) struct Buffers {
     slack: i32,
 }
 
-impl Buffers {
-    pub(super) fn new(reach: Reach, rewind: i32, padding: Option<Arc<[i32]>>) -> Buffers {
+impl<const N: usize> Buffers<N> {
+    pub(super) fn new(reach: Reach, rewind: i32, padding: Option<Arc<[i32]>>) -> Buffers<N> {
         let padding = padding.map(Padding::new);
-        Buffers { pair: None, len: 0, offset: 0, reach, padding, slack: rewind.max(SLACK) }
+        Buffers { held: None, len: 0, offset: 0, reach, padding, slack: rewind.max(SLACK) }
     }
 
     /// Takes over what a file holds.
@@ -101,19 +102,20 @@ impl Buffers {
             return Err(Error::Cache(format!("a layer is a {}, this model wants a {wanted}", state.class)));
         }
         let odd = || Error::Cache(format!("a {wanted} is described by {:?}", state.items));
-        let (pair, numbers) = match &state.items[..] {
-            [Item::Array(a), Item::Array(b), numbers @ ..] => (Some([a, b]), numbers),
-            [Item::Nothing, Item::Nothing, numbers @ ..] => (None, numbers),
-            _ => return Err(odd()),
-        };
+        let (arrays, numbers) = state.items.split_at_checked(N).ok_or_else(odd)?;
+        let arrays: Vec<_> = arrays.iter().filter_map(Item::array).collect();
         let numbers: Option<Vec<i32>> = numbers.iter().map(Item::number).collect();
         let numbers = numbers.ok_or_else(odd)?;
-        let Some([a, b]) = pair else { return Ok(()) };
-        if a.ndim() != 4 || b.ndim() != 4 || a.shape()[..3] != b.shape()[..3] {
-            let (a, b) = (a.shape(), b.shape());
-            return Err(Error::Cache(format!("keys {a:?} and values {b:?} are not [B, heads, length, D]")));
+        let Ok(arrays) = <[&Array; N]>::try_from(arrays) else {
+            let nothing = state.items[..N].iter().all(|item| matches!(item, Item::Nothing));
+            return if nothing { Ok(()) } else { Err(odd()) };
+        };
+        let (shape, alike) = (arrays[0].shape(), |a: &&Array| a.shape().get(..3) == arrays[0].shape().get(..3));
+        if shape.len() != 4 || !arrays.iter().all(|a| a.ndim() == 4 && alike(a)) {
+            let shapes = arrays.map(Array::shape);
+            return Err(Error::Cache(format!("a layer keeps {shapes:?}, which are not [B, heads, length, D] each")));
         }
-        let slots = a.dim(2);
+        let slots = shape[2];
         let other = |found: String, wanted: String| {
             Err(Error::Cache(format!("a layer keeps {found}, here {wanted} are wanted")))
         };
@@ -153,9 +155,9 @@ impl Buffers {
                 many => ops::concatenate(many, 2)?,
             })
         };
-        let pair = [in_order(a)?, in_order(b)?];
-        (self.len, self.offset) = (pair[0].dim(2), offset);
-        self.pair = Some(pair);
+        let held = each(|i| in_order(arrays[i]))?;
+        (self.len, self.offset) = (held[0].dim(2), offset);
+        self.held = Some(held);
         Ok(())
     }
 
@@ -164,9 +166,9 @@ impl Buffers {
         if self.padding.is_some() {
             return Err(Error::Unsupported("the cache of a padded batch cannot be saved".into()));
         }
-        let mut items = match self.pair {
+        let mut items = match self.held {
             Some(_) => self.view(0, self.len)?.map(Item::Array).to_vec(),
-            None => vec![Item::Nothing, Item::Nothing],
+            None => vec![Item::Nothing; N],
         };
         let numbers = match self.reach {
             Reach::All => vec![self.offset],
@@ -191,8 +193,8 @@ impl Buffers {
     }
 
     /// Makes the buffers large enough for `new` more positions; `shapes` are [B, heads, D] of each.
-    pub(super) fn make_room(&mut self, new: i32, shapes: [[i32; 3]; 2], dtype: Dtype) -> Result<()> {
-        let capacity = self.pair.as_ref().map_or(0, |pair| pair[0].dim(2));
+    pub(super) fn make_room(&mut self, new: i32, shapes: [[i32; 3]; N], dtype: Dtype) -> Result<()> {
+        let capacity = self.held.as_ref().map_or(0, |held| held[0].dim(2));
         let pins = self.pinned();
         let spacious = |latest: i32| {
             capacity / 2 > pins.saturating_add(latest).saturating_add(self.slack + STEP) && new < STEP
@@ -221,21 +223,20 @@ impl Buffers {
                 _ => ops::concatenate(&[part(0..pinned)?, part(len - latest..len)?, zeros], 2)?,
             })
         };
-        let old = self.pair.take();
-        let old = |i: usize| old.as_ref().map(|pair| &pair[i]);
-        self.pair = Some([grow(old(0), shapes[0])?, grow(old(1), shapes[1])?]);
+        let old = self.held.take();
+        self.held = Some(each(|i| grow(old.as_ref().map(|held| &held[i]), shapes[i]))?);
         self.len = kept;
         Ok(())
     }
 
-    /// Appends two of [B, heads, L, D].
-    pub(super) fn write(&mut self, a: &Array, b: &Array) -> Result<()> {
-        let shape = |x: &Array| [x.dim(0), x.dim(1), x.dim(3)];
-        let new = a.dim(2);
-        self.make_room(new, [shape(a), shape(b)], a.dtype())?;
+    /// Appends [B, heads, L, D] to each.
+    pub(super) fn write(&mut self, entries: [&Array; N]) -> Result<()> {
+        let new = entries[0].dim(2);
+        let shapes = entries.map(|x| [x.dim(0), x.dim(1), x.dim(3)]);
+        self.make_room(new, shapes, entries[0].dtype())?;
         let (from, to) = (self.len, self.len + new);
-        let Some(pair) = self.pair.as_mut() else { return Err(Error::Cache("no buffer".into())) };
-        for (buffer, new) in pair.iter_mut().zip([a, b]) {
+        let Some(held) = self.held.as_mut() else { return Err(Error::Cache("no buffer".into())) };
+        for (buffer, new) in held.iter_mut().zip(entries) {
             *buffer = raw::with_slots(buffer, new, from, to)?;
         }
         self.advance(new);
@@ -249,18 +250,18 @@ impl Buffers {
     }
 
     /// Gives the buffers away, to one who writes into their memory; they come back through [`Buffers::put`].
-    pub(super) fn take(&mut self) -> Result<[Array; 2]> {
-        self.pair.take().ok_or_else(|| Error::Cache("no buffer".into()))
+    pub(super) fn take(&mut self) -> Result<[Array; N]> {
+        self.held.take().ok_or_else(|| Error::Cache("no buffer".into()))
     }
 
-    pub(super) fn put(&mut self, pair: [Array; 2]) {
-        self.pair = Some(pair);
+    pub(super) fn put(&mut self, held: [Array; N]) {
+        self.held = Some(held);
     }
 
-    /// Slots `from..to` of both.
-    pub(super) fn view(&self, from: i32, to: i32) -> Result<[Array; 2]> {
-        let Some([a, b]) = &self.pair else { return Err(Error::Cache("no buffer".into())) };
-        Ok([raw::slots(a, from, to)?, raw::slots(b, from, to)?])
+    /// Slots `from..to` of each.
+    pub(super) fn view(&self, from: i32, to: i32) -> Result<[Array; N]> {
+        let Some(held) = &self.held else { return Err(Error::Cache("no buffer".into())) };
+        each(|i| Ok(raw::slots(&held[i], from, to)?))
     }
 
     /// What the `new` latest positions see: all slots from the first number on, as far as the mask says ([new, slots] or
@@ -338,10 +339,16 @@ impl Buffers {
     }
 
     pub(super) fn nbytes(&self) -> usize {
-        self.pair.iter().flatten().map(Array::nbytes).sum()
+        self.held.iter().flatten().map(Array::nbytes).sum()
     }
 
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.pair.iter().flatten()
+        self.held.iter().flatten()
     }
+}
+
+/// `f` of 0 to N - 1.
+fn each<const N: usize>(mut f: impl FnMut(usize) -> Result<Array>) -> Result<[Array; N]> {
+    let all = (0..N).map(&mut f).collect::<Result<Vec<_>>>()?;
+    all.try_into().map_err(|_| Error::Cache("no buffer".into()))
 }

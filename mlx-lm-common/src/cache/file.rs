@@ -45,6 +45,13 @@ pub enum Item {
 }
 
 impl Item {
+    pub(super) fn array(&self) -> Option<&Array> {
+        match self {
+            Item::Array(a) => Some(a),
+            _ => None,
+        }
+    }
+
     pub(super) fn number(&self) -> Option<i32> {
         match self {
             Item::Number(n) => Some(*n),

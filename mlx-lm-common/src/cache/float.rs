@@ -30,7 +30,7 @@ impl FloatCache {
     /// Attention by MLX's own operations.
     fn attend_plain(&mut self, qkv: &Qkv, spec: &AttentionSpec) -> Result<Array> {
         let [q, k, v] = attend::heads(qkv, spec, self.positions(self.0.offset))?;
-        self.0.write(&k, &v)?;
+        self.0.write([&k, &v])?;
         self.read(&q, spec)
     }
 

@@ -137,20 +137,14 @@ impl LayerCache {
         }
     }
 
-    /// Takes back `n` positions, which it can.
-    pub(super) fn trim(&mut self, n: i32) {
+    /// Takes back `n` positions, if it can.
+    pub(super) fn trim(&mut self, n: i32) -> bool {
         match self {
-            LayerCache::Attention(cache) => {
-                cache.trim(n);
-            }
-            LayerCache::Latent(cache) => {
-                cache.trim(n);
-            }
-            LayerCache::State(cache) => {
-                cache.trim(n);
-            }
-            LayerCache::Several(parts) => parts.iter_mut().for_each(|p| p.trim(n)),
-            LayerCache::Shared(_) | LayerCache::Nothing => {}
+            LayerCache::Attention(cache) => cache.trim(n) == n,
+            LayerCache::Latent(cache) => cache.trim(n) == n,
+            LayerCache::State(cache) => cache.trim(n) == n,
+            LayerCache::Several(parts) => parts.iter_mut().all(|p| p.trim(n)),
+            LayerCache::Shared(_) | LayerCache::Nothing => true,
         }
     }
 

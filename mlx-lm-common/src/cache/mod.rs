@@ -100,7 +100,11 @@ impl Cache {
         if n <= 0 || !self.can_trim(n) {
             return 0;
         }
-        self.layers.iter_mut().for_each(|l| l.trim(n));
+        let mut trimmed = self.layers.clone();
+        if !trimmed.iter_mut().all(|l| l.trim(n)) {
+            return 0;
+        }
+        self.layers = trimmed;
         n
     }
 
