@@ -1,9 +1,6 @@
 //! `cargo xtask fixtures`: tiny models and their reference values, written by mlx-lm.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
+use std::{env, fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -61,28 +58,29 @@ pub(crate) fn generated() -> Result<PathBuf> {
     let state = state()?;
     cache::provide(&format!("fixtures/{}", &state[..16]), &state, |dir| {
         eprintln!(
-            "  writing all parity fixtures into the cache folder (once for each change of xtask/oracle)"
+            "  writing all parity fixtures into the cache folder (once for each change of their scripts)"
         );
         attached(Environment::ready(&ORACLE)?.script("tiny_archs.py").arg("--all").arg("--out").arg(dir))
     })
 }
 
+/// What writes fixtures, beside the files of `archs/`.
+const SCRIPTS: [&str; 5] = ["checkpoint.py", "engine.py", "formats.py", "layouts.py", "tiny_archs.py"];
+
 /// A hash of all that decides what the fixtures hold.
 fn state() -> Result<String> {
     let folder = workspace().join("xtask/oracle");
-    let mut scripts: Vec<_> = [scripts(&folder)?, scripts(&folder.join("archs"))?].concat();
+    let archs = fs::read_dir(folder.join("archs")).context("xtask/oracle/archs")?;
+    let archs = archs.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let is_script = |path: &PathBuf| path.extension().is_some_and(|e| e == "py");
+    let mut scripts: Vec<_> = SCRIPTS.iter().map(|name| folder.join(name)).collect();
+    scripts.extend(archs.into_iter().filter(is_script));
     scripts.sort();
     let mut hash = Sha256::new();
     hash.update(format!("{ORACLE:?} {:?}", env::var_os("FIXTURE_SEED")));
     for script in scripts {
-        hash.update(script.as_os_str().as_encoded_bytes());
+        hash.update(script.strip_prefix(&folder).unwrap_or(&script).as_os_str().as_encoded_bytes());
         hash.update(fs::read(&script).with_context(|| script.display().to_string())?);
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn scripts(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    let paths = entries.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
-    Ok(paths.into_iter().filter(|p| p.extension().is_some_and(|e| e == "py")).collect())
 }
