@@ -29,10 +29,23 @@ pub struct AttentionConfig {
     pub qk_norm: Option<f32>,
 }
 
+/// Where the keys and values of a layer come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeysValues {
+    /// From `k_proj` and `v_proj`.
+    Own,
+    /// Both from `k_proj`: values are what keys are before they are normalized and rotated.
+    One,
+    /// From an earlier layer, whose cache the layer is given.
+    Shared,
+}
+
 /// Attention with grouped heads (arXiv 2305.13245).
 #[derive(Clone, Debug)]
 pub struct Attention {
+    /// Queries, keys and values, as far as the layer projects them.
     qkv: Projections,
+    keys_values: KeysValues,
     output: Linear,
     spec: AttentionSpec,
 }
@@ -40,29 +53,66 @@ pub struct Attention {
 impl Attention {
     /// Loads `q_proj`, `k_proj`, `v_proj` and `o_proj` below `w`, and `q_norm` and `k_norm` if asked for.
     pub fn load(w: &Weights, c: &AttentionConfig) -> Result<Attention> {
-        let width = |heads: i32| {
-            heads.checked_mul(c.head_dim).ok_or_else(|| {
-                Error::config("num_attention_heads", heads, format!("fewer heads of {}", c.head_dim))
-            })
-        };
-        let (q, kv) = (width(c.heads)?, width(c.kv_heads)?);
         let norm = |name: &str| c.qk_norm.map(|eps| Norm::rms(&w.pp(name), c.head_dim, eps)).transpose();
+        let spec = AttentionSpec {
+            q_norm: norm("q_norm")?,
+            k_norm: norm("k_norm")?,
+            rope: c.rope.clone(),
+            ..AttentionSpec::new(c.heads, c.kv_heads, c.head_dim, w.backend().kernels)
+        };
+        Attention::around(spec, w, c.dim, KeysValues::Own, [c.qkv_bias, c.output_bias])
+    }
+
+    /// Loads what projects to and from attention as `spec` has it, for a model of width `dim`: `q_proj`, those of `k_proj` and
+    /// `v_proj` that `keys_values` asks for, and `o_proj`, below `w`. `biases` says whether the former and the latter have them.
+    pub fn around(
+        spec: AttentionSpec,
+        w: &Weights,
+        dim: i32,
+        keys_values: KeysValues,
+        biases: [bool; 2],
+    ) -> Result<Attention> {
+        let width = |heads: i32| {
+            let wanted = || format!("fewer heads of {}", spec.head_dim);
+            heads.checked_mul(spec.head_dim).ok_or_else(|| Error::config("num_attention_heads", heads, wanted()))
+        };
+        let (q, kv) = (width(spec.heads)?, width(spec.kv_heads)?);
+        let all = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+        let projected = match keys_values {
+            KeysValues::Own => &all[..],
+            KeysValues::One => &all[..2],
+            KeysValues::Shared => &all[..1],
+        };
         Ok(Attention {
-            qkv: Projections::load(w, c.dim, &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], c.qkv_bias)?,
-            output: Linear::load(&w.pp("o_proj"), q, c.dim, c.output_bias)?,
-            spec: AttentionSpec {
-                q_norm: norm("q_norm")?,
-                k_norm: norm("k_norm")?,
-                rope: c.rope.clone(),
-                ..AttentionSpec::new(c.heads, c.kv_heads, c.head_dim, w.backend().kernels)
-            },
+            qkv: Projections::load(w, dim, projected, biases[0])?,
+            keys_values,
+            output: Linear::load(&w.pp("o_proj"), q, dim, biases[1])?,
+            spec,
         })
+    }
+
+    /// attention(norm(x)), for x [B, L, dim].
+    pub fn forward(&self, norm: &Norm, x: &Array, cache: &mut LayerCache) -> Result<Array> {
+        self.output.forward(&self.attend(norm, x, cache)?).at("o_proj")
     }
 
     /// x + attention(norm(x)), for x [B, L, dim].
     pub fn forward_add(&self, norm: &Norm, x: &Array, cache: &mut LayerCache) -> Result<Array> {
-        let qkv = Qkv::from(self.qkv.forward(Some(norm), x).at("qkv")?)?;
-        let y = cache.attention()?.attend(qkv, &self.spec).at("attend")?;
-        self.output.forward_add(&y, x).at("o_proj")
+        self.output.forward_add(&self.attend(norm, x, cache)?, x).at("o_proj")
+    }
+
+    /// What goes into the output projection: [B, L, heads · head_dim].
+    fn attend(&self, norm: &Norm, x: &Array, cache: &mut LayerCache) -> Result<Array> {
+        let mut projected = self.qkv.forward(Some(norm), x).at("qkv")?;
+        let cache = cache.attention()?;
+        match self.keys_values {
+            KeysValues::Own => {}
+            KeysValues::One => projected.extend(projected.last().cloned()),
+            KeysValues::Shared => {
+                let q = projected.pop().ok_or_else(|| Error::Unsupported("attention without queries".into()))?;
+                return cache.attend_again(q, &self.spec).at("attend");
+            }
+        }
+        cache.attend(Qkv::from(projected)?, &self.spec).at("attend")
     }
 }

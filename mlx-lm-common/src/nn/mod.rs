@@ -13,7 +13,7 @@ mod rope;
 mod router;
 
 pub use activation::{Activation, Glu};
-pub use attention::{Attention, AttentionConfig};
+pub use attention::{Attention, AttentionConfig, KeysValues};
 pub use experts::{Experts, ExpertsConfig};
 pub use fused::{fused, fused_with, scalar};
 pub use linear::{Embedding, Head, Linear, Projections};
