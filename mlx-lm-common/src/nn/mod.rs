@@ -3,6 +3,7 @@
 
 mod activation;
 mod attention;
+mod conv;
 mod experts;
 mod fused;
 mod linear;
@@ -11,9 +12,11 @@ mod moe;
 mod norm;
 mod rope;
 mod router;
+mod short_conv;
 
 pub use activation::{Activation, Glu};
 pub use attention::{Attention, AttentionConfig, KeysValues};
+pub use conv::CausalConv;
 pub use experts::{Experts, ExpertsConfig};
 pub use fused::{fused, fused_with, scalar};
 pub use linear::{Embedding, Head, Linear, Projections};
@@ -22,3 +25,4 @@ pub use moe::{Moe, MoeConfig, SharedConfig};
 pub use norm::Norm;
 pub use rope::Rope;
 pub use router::{GroupScore, Groups, Normalize, Router, RouterConfig, Score};
+pub use short_conv::ShortConv;
