@@ -1,5 +1,6 @@
 //! One short file for each family of architectures; [`MODELS`] is the whole registry.
 
+mod gemma3;
 mod llama;
 mod qwen3;
 
@@ -8,6 +9,8 @@ use mlx_lm_common::{Config, Result, weights::Checkpoint, weights::Weights};
 
 /// Every architecture of this crate.
 pub const MODELS: &[Architecture] = &[
+    Architecture { model_type: "gemma3", remap: gemma3::remap, load: |c, w| boxed(gemma3::load(c, w)) },
+    Architecture { model_type: "gemma3_text", remap: gemma3::remap, load: |c, w| boxed(gemma3::load(c, w)) },
     Architecture { model_type: "llama", remap, load: |c, w| boxed(llama::load(c, w)) },
     Architecture { model_type: "mistral", remap, load: |c, w| boxed(llama::load(c, w)) },
     Architecture { model_type: "qwen2", remap, load: |c, w| boxed(llama::load(c, w)) },
