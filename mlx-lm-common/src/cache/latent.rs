@@ -2,48 +2,208 @@
 //! that they are made from, and one rotated key that all heads share.
 
 use super::{
+    attend::{PositionScale, Positions, merge},
     buffers::{Buffers, Reach},
-    file::LayerState,
+    file::{Item, LayerState},
 };
-use crate::Result;
-use mlx_rs::Array;
+use crate::{
+    At, Error, Result,
+    nn::{MultiLinear, Norm, Rope},
+    raw,
+};
+use mlx_rs::{
+    Array,
+    fast::{self, ScaledDotProductAttentionMask as Mask},
+    ops,
+};
 use std::sync::Arc;
 
-/// What a layer of latent attention remembers: of each position a latent `[B, 1, T, r]` and a rotated key `[B, 1, T, d]`.
+/// Everything about a layer's latent attention that does not change from token to token.
+#[derive(Clone, Debug)]
+pub struct LatentSpec {
+    /// Heads.
+    pub heads: i32,
+    /// Width of a latent, r.
+    pub rank: i32,
+    /// Width of the part of queries and keys that is made from latents.
+    pub nope_dim: i32,
+    /// Width of the part that is rotated; all heads share its keys.
+    pub rope_dim: i32,
+    /// Width of a head's values.
+    pub value_dim: i32,
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// Normalizes latents.
+    pub norm: Norm,
+    /// Rotates the rotated part by position.
+    pub rope: Option<Rope>,
+    /// Makes queries longer as the text grows.
+    pub q_scale: Option<PositionScale>,
+    /// Queries, but for their rotated part, to what they look for in latents, r wide; backward, latents to keys.
+    pub embed: MultiLinear,
+    /// Latents to values.
+    pub unembed: MultiLinear,
+}
+
+impl LatentSpec {
+    /// Whether it takes fewer multiplications to compare queries of `len` positions with latents than to make keys and values of
+    /// all of them: so for few positions.
+    fn absorbs(&self, len: i32) -> bool {
+        let [len, rank, nope, rope, value] =
+            [len, self.rank, self.nope_dim, self.rope_dim, self.value_dim].map(i64::from);
+        len * 2 * (rank + rope) <= len * (nope + rope + value) + rank * (nope + value)
+    }
+
+    /// Queries [B, L, heads · (nope + rope)] in their two parts, the second rotated: [B, heads, L, ..].
+    fn queries(&self, q: &Array, at: Positions) -> Result<[Array; 2]> {
+        let (batch, len, dim) = (q.dim(0), q.dim(1), self.nope_dim + self.rope_dim);
+        // One position lies in memory as its heads do.
+        let q = match len {
+            1 => q.reshape(&[batch, self.heads, 1, dim])?,
+            _ => q.reshape(&[batch, len, self.heads, dim])?.transpose_axes(&[0, 2, 1, 3])?,
+        };
+        let q = match self.q_scale {
+            Some(scale) => scale.apply(q, at)?,
+            None => q,
+        };
+        let rotated = raw::slice(&q, 3, self.nope_dim, dim)?;
+        Ok([raw::slice(&q, 3, 0, self.nope_dim)?, self.rotated(rotated, at)?])
+    }
+
+    /// What is remembered of the entries [B, L, rank + rope]: the latent, normalized, and the shared key, rotated.
+    fn entries(&self, kv: &Array, at: Positions) -> Result<Array> {
+        let width = self.rank + self.rope_dim;
+        let kv = kv.reshape(&[kv.dim(0), 1, kv.dim(1), width])?;
+        let latent = self.norm.forward(&raw::slice(&kv, 3, 0, self.rank)?)?;
+        let key = self.rotated(raw::slice(&kv, 3, self.rank, width)?, at)?;
+        Ok(ops::concatenate(&[latent, key], 3)?)
+    }
+
+    fn rotated(&self, x: Array, at: Positions) -> Result<Array> {
+        match &self.rope {
+            Some(rope) => rope.forward(&x, at.first, at.padding),
+            None => Ok(x),
+        }
+    }
+
+    /// Attention over entries [B, 1, T, rank + rope] themselves: queries are taken into the space of latents, what is found
+    /// there is taken out of it.
+    fn attend_latents(&self, q: [Array; 2], entries: &Array, mask: Option<Mask>) -> Result<Array> {
+        let [nope, rotated] = q;
+        let q = ops::concatenate(&[self.embed.forward(&nope).at("embed_q")?, rotated], 3)?;
+        let (batch, width) = (q.dim(0), q.dim(3));
+        // The heads of a single position are rows of one matrix, so that all of them read what they share at once.
+        let single = q.dim(2) == 1;
+        let q = if single { q.reshape(&[batch, 1, self.heads, width])? } else { q };
+        // Whole entries as values: some of MLX's matrix products would copy a part of each.
+        let y = fast::scaled_dot_product_attention(q, entries, entries, self.scale, mask, None)?;
+        let y = raw::slice(&y, 3, 0, self.rank)?;
+        let y = if single { y.reshape(&[batch, self.heads, 1, self.rank])? } else { y };
+        self.unembed.forward(&y).at("unembed_out")
+    }
+
+    /// Attention over the keys and values of all heads, made from entries [B, 1, T, rank + rope].
+    fn attend_heads(&self, q: [Array; 2], entries: &Array, mask: Option<Mask>) -> Result<Array> {
+        let (batch, len, width) = (entries.dim(0), entries.dim(2), entries.dim(3));
+        // In one piece, before it is repeated for each head.
+        let latents = raw::slice(entries, 3, 0, self.rank)?.contiguous()?;
+        let rotated = raw::slice(entries, 3, self.rank, width)?;
+        let rotated = ops::broadcast_to(rotated, &[batch, self.heads, len, self.rope_dim])?;
+        let k = ops::concatenate(&[self.embed.backward(&latents).at("embed_q")?, rotated], 3)?;
+        let v = self.unembed.forward(&latents).at("unembed_out")?;
+        let q = ops::concatenate(&q, 3)?;
+        Ok(fast::scaled_dot_product_attention(q, k, v, self.scale, mask, None)?)
+    }
+}
+
+/// What a layer of latent attention remembers: of each position its latent and, behind it, its rotated key.
 #[derive(Clone)]
-pub struct LatentCache(Buffers);
+pub struct LatentCache {
+    /// [B, 1, T, rank + rope]
+    entries: Buffers<1>,
+    /// How much of an entry is the latent, once there are entries.
+    rank: i32,
+}
 
 impl LatentCache {
     pub(super) fn new(reach: Reach, rewind: i32, padding: Option<Arc<[i32]>>) -> LatentCache {
-        LatentCache(Buffers::new(reach, rewind, padding))
+        LatentCache { entries: Buffers::new(reach, rewind, padding), rank: 0 }
     }
 
     /// The position that comes next.
     pub fn offset(&self) -> i32 {
-        self.0.offset
+        self.entries.offset
+    }
+
+    /// Stores what is remembered of the new positions and attends: queries [B, L, heads · (nope + rope)], entries
+    /// [B, L, rank + rope] before norm and rotation, to [B, L, heads · value].
+    pub fn attend(&mut self, q: &Array, kv: &Array, spec: &LatentSpec) -> Result<Array> {
+        let len = q.dim(1);
+        let at = Positions {
+            first: self.entries.offset,
+            padding: self.entries.padding.as_ref().map(|p| &p.array),
+        };
+        let (q, new) = (spec.queries(q, at)?, spec.entries(kv, at)?);
+        self.entries.write([&new])?;
+        self.rank = spec.rank;
+        let (first, mask) = self.entries.visible(len)?;
+        let [entries] = self.entries.view(first, self.entries.len)?;
+        let mask = match &mask {
+            Some(mask) => Some(Mask::Array(mask)),
+            None => (len > 1).then_some(Mask::Causal),
+        };
+        merge(&if spec.absorbs(len) {
+            spec.attend_latents(q, &entries, mask)?
+        } else {
+            spec.attend_heads(q, &entries, mask)?
+        })
     }
 
     pub(super) fn most(&self) -> Option<i32> {
-        self.0.reach.most()
+        self.entries.reach.most()
     }
 
     pub(super) fn can_trim(&self, n: i32) -> bool {
-        self.0.can_trim(n)
+        self.entries.can_trim(n)
     }
 
     pub(super) fn trim(&mut self, n: i32) -> i32 {
-        self.0.trim(n)
+        self.entries.trim(n)
     }
 
     pub(super) fn arrays(&self) -> Vec<&Array> {
-        self.0.arrays().collect()
+        self.entries.arrays().collect()
     }
 
+    /// As mlx-lm keeps latents: as the keys of one head, and the rotated keys as its values.
     pub(super) fn state(&self) -> Result<LayerState> {
-        self.0.state()
+        let LayerState { class, mut items } = self.entries.state()?;
+        let parts = match items.first() {
+            Some(Item::Array(a)) => {
+                [raw::slice(a, 3, 0, self.rank)?, raw::slice(a, 3, self.rank, a.dim(3))?].map(Item::Array)
+            }
+            _ => [Item::Nothing, Item::Nothing],
+        };
+        items.splice(..1, parts);
+        Ok(LayerState { class, items })
     }
 
     pub(super) fn restore(&mut self, state: LayerState) -> Result<()> {
-        self.0.restore(state)
+        let LayerState { class, mut items } = state;
+        let entries = match &items[..] {
+            [Item::Array(latent), Item::Array(key), ..] => {
+                let (a, b) = (latent.shape(), key.shape());
+                if a.len() != 4 || b.len() != 4 || a[..3] != b[..3] {
+                    let what = "are not [B, 1, length, D] both";
+                    return Err(Error::Cache(format!("latents {a:?} and keys {b:?} {what}")));
+                }
+                self.rank = latent.dim(3);
+                Item::Array(ops::concatenate(&[latent, key], 3)?)
+            }
+            [Item::Nothing, Item::Nothing, ..] => Item::Nothing,
+            _ => return Err(Error::Cache(format!("latents are described by {items:?}"))),
+        };
+        items.splice(..2, [entries]);
+        self.entries.restore(LayerState { class, items })
     }
 }

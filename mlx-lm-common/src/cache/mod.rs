@@ -11,7 +11,7 @@ mod policy;
 mod state;
 
 pub use attend::{AttentionSpec, PositionScale, Qkv};
-pub use latent::LatentCache;
+pub use latent::{LatentCache, LatentSpec};
 pub use layer::{KvCache, LayerCache};
 pub use policy::{CachePolicy, CacheSpec};
 pub use state::{Recurrence, StateCache};

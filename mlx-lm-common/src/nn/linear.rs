@@ -45,7 +45,7 @@ impl Linear {
             (Matrix::Dense(w), Some(b)) => return Ok(ops::addmm(b, x, w.t(), None, None)?),
             (Matrix::Dense(w), None) => return Ok(ops::matmul(x, w.t())?),
             (Matrix::Packed(p), _) => {
-                raw::quantized_matmul(x, &p.weight, &p.scales, p.biases.as_ref(), p.format())?
+                raw::quantized_matmul(x, &p.weight, &p.scales, p.biases.as_ref(), true, p.format())?
             }
         };
         Ok(match &self.bias {
@@ -144,6 +144,11 @@ impl Projections {
     pub fn load(w: &Weights, input: i32, outputs: &[(&str, i32)], bias: bool) -> Result<Projections> {
         let linears = outputs.iter().map(|(name, output)| Linear::load(&w.pp(name), input, *output, bias));
         Ok(Projections { linears: linears.collect::<Result<_>>()? })
+    }
+
+    /// These layers, which have the same input.
+    pub fn new(linears: Vec<Linear>) -> Projections {
+        Projections { linears }
     }
 
     /// Norm, then every layer: [B, L, in] to [B, L, out] each.

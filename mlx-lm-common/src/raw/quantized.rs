@@ -46,12 +46,13 @@ fn maybe(a: Option<&Array>) -> mlx_sys::mlx_array {
     a.map_or_else(none, Array::as_ptr)
 }
 
-/// x [.., K] · wᵀ for packed w [N, K·bits/32], in x's type.
+/// x · wᵀ ([.., N] of [.., K]) or, without `transpose`, x · w ([.., K] of [.., N]), for packed w [.., N, K·bits/32], in x's type.
 pub fn quantized_matmul(
     x: &Array,
     w: &Array,
     scales: &Array,
     biases: Option<&Array>,
+    transpose: bool,
     (group, bits, mode): (i32, i32, Mode),
 ) -> Result<Array, Exception> {
     one(|out, stream| {
@@ -63,7 +64,7 @@ pub fn quantized_matmul(
                 w.as_ptr(),
                 scales.as_ptr(),
                 maybe(biases),
-                true,
+                transpose,
                 int(group),
                 int(bits),
                 mode.c_name().as_ptr(),

@@ -1,0 +1,95 @@
+//! A matrix for each head.
+
+use super::linear::plain;
+use crate::{
+    Result, raw,
+    weights::{Matrix, Packed, Weights},
+};
+use mlx_rs::{Array, ops};
+
+/// A linear layer without bias for each head, which can be applied in both directions.
+#[derive(Clone, Debug)]
+pub struct MultiLinear {
+    matrices: Matrices,
+    /// Whether they are stored [H, in, out].
+    flipped: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Matrices {
+    Dense {
+        weight: Array,
+        /// The same, its last two axes swapped: a view made once, so that it is no node of every step's graph.
+        swapped: Array,
+    },
+    Packed(Packed),
+}
+
+impl MultiLinear {
+    /// Loads `weight` [heads, output, input] of this view, dense or packed.
+    pub fn load(w: &Weights, heads: i32, input: i32, output: i32) -> Result<MultiLinear> {
+        MultiLinear::new(w, w.matrix(&[heads, output, input], Some(w.backend().compute))?, false)
+    }
+
+    /// Loads `weight` [heads · output, input] of this view: the matrices of all heads, one below the other.
+    pub fn load_rows(w: &Weights, heads: i32, input: i32, output: i32) -> Result<MultiLinear> {
+        MultiLinear::new(w, stacked(w, heads, output, input)?, false)
+    }
+
+    /// Loads `weight` [heads · input, output] of this view: the transposed matrices of all heads, one below the other.
+    pub fn load_flipped_rows(w: &Weights, heads: i32, input: i32, output: i32) -> Result<MultiLinear> {
+        MultiLinear::new(w, stacked(w, heads, input, output)?, true)
+    }
+
+    fn new(w: &Weights, matrices: Matrix, flipped: bool) -> Result<MultiLinear> {
+        let matrices = match plain(matrices, w.backend().compute)? {
+            Matrix::Dense(weight) => {
+                let swapped = weight.swap_axes(-1, -2)?;
+                swapped.eval()?;
+                Matrices::Dense { weight, swapped }
+            }
+            Matrix::Packed(packed) => Matrices::Packed(packed),
+        };
+        Ok(MultiLinear { matrices, flipped })
+    }
+
+    /// x [B, H, L, in], or [B, 1, L, in] for all heads, to [B, H, L, out].
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        self.product(x, !self.flipped)
+    }
+
+    /// x [B, H, L, out], or [B, 1, L, out] for all heads, times the transposed matrices: [B, H, L, in].
+    pub fn backward(&self, x: &Array) -> Result<Array> {
+        self.product(x, self.flipped)
+    }
+
+    fn product(&self, x: &Array, transpose: bool) -> Result<Array> {
+        Ok(match &self.matrices {
+            Matrices::Dense { weight, swapped } => ops::matmul(x, if transpose { swapped } else { weight })?,
+            Matrices::Packed(p) => {
+                raw::quantized_matmul(x, &p.weight, &p.scales, p.biases.as_ref(), transpose, p.format())?
+            }
+        })
+    }
+}
+
+/// `weight` [heads · rows, columns] of `w` as [heads, rows, columns].
+fn stacked(w: &Weights, heads: i32, rows: i32, columns: i32) -> Result<Matrix> {
+    let all = heads.checked_mul(rows).ok_or_else(|| {
+        crate::Error::config("num_attention_heads", heads, format!("fewer heads of {rows}"))
+    })?;
+    let stack = |a: &Array| -> Result<Array> {
+        let a = a.reshape(&[heads, rows, -1])?;
+        a.eval()?;
+        Ok(a)
+    };
+    Ok(match w.matrix(&[all, columns], Some(w.backend().compute))? {
+        Matrix::Dense(a) => Matrix::Dense(stack(&a)?),
+        Matrix::Packed(p) => Matrix::Packed(Packed {
+            weight: stack(&p.weight)?,
+            scales: stack(&p.scales)?,
+            biases: p.biases.as_ref().map(stack).transpose()?,
+            ..p
+        }),
+    })
+}
