@@ -34,6 +34,7 @@ DECODE = [5, 17, 42]
 if "FIXTURE_SEED" in os.environ:  # another seed draws other tokens, too
     _draw = np.random.default_rng(SEED)
     PROMPT, DECODE = (_draw.integers(3, V, n).tolist() for n in (7, 3))
+# For windows that must wrap, states that must last, and experts that are sorted.
 LONG = np.random.default_rng([SEED, 40]).integers(3, V, 40).tolist()
 GREEDY = 6
 
@@ -55,8 +56,6 @@ class Arch:
     """Which twins (see TWINS) belong to the small committed set; "" is the plain model."""
     chunks: bool = True
     """Whether a prompt in two chunks must give the same logits (not where RoPE depends on the length so far)."""
-    long: bool = False
-    """Whether the references hold logits of LONG, too: for windows that must wrap and states that must last."""
     absent: tuple = ()
     """Parameters that checkpoints lack, where mlx-lm only sees by that that heads are tied."""
     extras: dict = field(default_factory=dict)
@@ -209,7 +208,7 @@ def references(model, a):
         "greedy": mx.array(greedy, mx.int32),
         "margin": mx.array(margin, mx.float32),
     }
-    if a.long:
+    if not a.commit:  # the committed set is to be small
         values["long"] = mx.array([LONG], mx.int32)
         values["long_logits"] = model(mx.array([LONG]), cache=make_prompt_cache(model))
         if a.chunks:
@@ -279,6 +278,16 @@ def published(a):
         raise RuntimeError("mlx-lm does not read the published layout back as the same model")
     extras = {name: mx.ones(shape, a.dtype) for name, shape in a.extras.items()}
     return {**weights, **extras}, a.config, model
+
+
+def saved(layout):
+    """Names that transformers writes since it renamed them, and mlx-lm does not read."""
+
+    def make(a):
+        model = build(a)
+        return layout(flat(model), a.config), a.config, model
+
+    return Twin(make)
 
 
 def by_quantization(**options):

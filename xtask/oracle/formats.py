@@ -44,7 +44,8 @@ def to_float8(values):
 
 
 def float8_blocks(name, w, size=128, dtype=mx.float32):
-    """A scale (of type `dtype`) for each block of 128 x 128, blocks at the edges being smaller: `<name>_scale_inv`, to multiply with."""
+    """A scale (of type `dtype`) for each block of 128 x 128, blocks at the edges being smaller:
+    `<name>_scale_inv`, to multiply with."""
     values = numbers(w)
     rows, columns = (-(-n // size) for n in values.shape)
     scales = np.empty((rows, columns), np.float32)

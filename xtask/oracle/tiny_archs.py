@@ -8,7 +8,7 @@ Each folder DIR/<name>[-<twin>]/ holds config.json, model.safetensors and refere
   prefill [1, L, V]                  float32 logits of the prompt in one pass
   decode [1, n, V]                   logits of the decode tokens, fed one by one after it
   greedy [N], margin [N]             the most likely continuation; the gap between the two best logits of each step
-  long [1, 40], long_logits          of some entries: logits of many tokens in one pass
+  long [1, 40], long_logits          logits of many tokens in one pass (not in the committed set)
 To add an architecture: an `arch(name, config)` in archs/, and a layout (see layouts.py) where published names or shapes differ
 from mlx-lm's.
 FIXTURE_SEED=N draws other weights and tokens. Needs mlx and mlx_lm.

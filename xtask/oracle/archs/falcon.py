@@ -78,7 +78,7 @@ def falcon(**keys):
         ssm_out_multiplier=0.5, num_logits_to_keep=1), **keys))
 
 
-OPTIONS = dict(correct=multipliers, layout=unfolded, long=True)
+OPTIONS = dict(correct=multipliers, layout=unfolded)
 arch("falcon_h1", falcon(), **OPTIONS)
 # Biases, tied embeddings, a gate without a norm.
 arch("falcon_h1_biases", falcon(attention_bias=True, mlp_bias=True, mamba_proj_bias=True, projectors_bias=True,

@@ -1,6 +1,6 @@
 """Gemma 3 and 4, alone and inside models that also see and hear."""
 
-from engine import V, arch, base
+from engine import V, arch, base, saved
 from layouts import WRAPPED, chain, fuse_gate_up, same
 
 # ---- Gemma 3: sandwich norms, two RoPE bases, embeddings scaled by a square root that bfloat16 rounds ------------------
@@ -30,16 +30,16 @@ def gemma3_v5(config):
 
 
 TIED = dict(absent=("lm_head.weight",), scaled=True)
-arch("gemma3_text", gemma3_text(), v5=gemma3_v5, long=True, **TIED)
+arch("gemma3_text", gemma3_text(), v5=gemma3_v5, **TIED)
 # mlx-lm wants the size of the vocabulary beside the text model's configuration, where published ones lack it.
 arch("gemma3", dict(model_type="gemma3", architectures=["Gemma3ForConditionalGeneration"], vocab_size=V,
                     image_token_index=120, boi_token_index=121, eoi_token_index=122, mm_tokens_per_image=4,
                     initializer_range=0.02, eos_token_id=[1, 106], torch_dtype="bfloat16",
                     vision_config=dict(model_type="siglip_vision_model", hidden_size=32, num_hidden_layers=1),
                     text_config=gemma3_text(architectures=..., torch_dtype=..., sliding_window=5)),
-     v5=gemma3_v5, long=True, layout=same, extras={
+     v5=gemma3_v5, layout=same, extras={
          "vision_tower.vision_model.post_layernorm.weight": (32,),
-         "multi_modal_projector.mm_input_projection_weight": (32, 96)}, **TIED)
+         "multi_modal_projector.mm_input_projection_weight": (32, 96)}, twins=dict(saved=saved(WRAPPED)), **TIED)
 
 # ---- Gemma 4: wider heads without windows, keys that are values, shared keys and values, an embedding for each layer ----
 
@@ -74,7 +74,7 @@ BIG = dict(num_hidden_layers=4, num_global_key_value_heads=1, num_kv_shared_laye
 MOE = dict(enable_moe_block=True, num_experts=8, top_k_experts=3, moe_intermediate_size=32)
 DENSE = dict(enable_moe_block=False, num_experts=None, top_k_experts=None, moe_intermediate_size=None)
 # The published checkpoint has keys and values for layers that share those of others.
-arch("gemma4_e2b", gemma4(gemma4_text(**E2B), audio_config=dict(model_type="gemma4_audio", hidden_size=32)), long=True,
+arch("gemma4_e2b", gemma4(gemma4_text(**E2B), audio_config=dict(model_type="gemma4_audio", hidden_size=32)),
      layout=WRAPPED, scaled=True, extras={**VISION, **{
          f"model.language_model.layers.{i}.self_attn.{name}": shape for i, d in ((3, 32), (4, 32), (5, 64)) for name, shape in
          (("k_proj.weight", (d, 64)), ("v_proj.weight", (d, 64)), ("k_norm.weight", (d,)))},
@@ -82,13 +82,13 @@ arch("gemma4_e2b", gemma4(gemma4_text(**E2B), audio_config=dict(model_type="gemm
 # Twice as wide per layer, without double-wide MLPs; two heads of keys and values.
 arch("gemma4_e4b", gemma4(gemma4_text(**{**E2B, "num_kv_shared_layers": 2, "num_key_value_heads": 2,
                                          "hidden_size_per_layer_input": 64, "use_double_wide_mlp": False})),
-     long=True, layout=WRAPPED, scaled=True, extras=VISION)
-arch("gemma4_26b_a4b", gemma4(gemma4_text(**BIG, **MOE)), long=True, scaled=True, extras=VISION,
+     layout=WRAPPED, scaled=True, extras=VISION)
+arch("gemma4_26b_a4b", gemma4(gemma4_text(**BIG, **MOE)), scaled=True, extras=VISION,
      layout=chain(fuse_gate_up("experts.switch_glu", "experts"), WRAPPED))
-arch("gemma4_31b", gemma4(gemma4_text(**BIG, **DENSE)), long=True, scaled=True, layout=WRAPPED, extras=VISION)
+arch("gemma4_31b", gemma4(gemma4_text(**BIG, **DENSE)), scaled=True, layout=WRAPPED, extras=VISION)
 arch("gemma4_unified", dict(gemma4(gemma4_text(**BIG, **DENSE)), model_type="gemma4_unified",
                             architectures=["Gemma4UnifiedForConditionalGeneration"]), weights="gemma4_31b", scaled=True)
 # The text model alone: of the small kind, and with experts.
-arch("gemma4_text", dict(gemma4_text(**E2B), architectures=["Gemma4ForCausalLM"]), long=True, scaled=True)
+arch("gemma4_text", dict(gemma4_text(**E2B), architectures=["Gemma4ForCausalLM"]), scaled=True)
 arch("gemma4_text_moe", dict(gemma4_text(**BIG, **MOE), architectures=["Gemma4ForCausalLM"]), scaled=True,
      layout=fuse_gate_up("experts.switch_glu", "experts"))

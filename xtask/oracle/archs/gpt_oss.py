@@ -88,5 +88,4 @@ arch("gpt_oss", base("gpt_oss", "GptOssForCausalLM", num_hidden_layers=4, head_d
                          beta_fast=8.0, beta_slow=1.0, factor=4.0, original_max_position_embeddings=32,
                          rope_type="yarn", truncate=False), initial_context_length=32, swiglu_limit=7.0,
                      output_router_logits=False, router_aux_loss_coef=0.9,
-                     layer_types=["sliding_attention", "full_attention"] * 2),
-     long=True, correct=whole_range, twins=PUBLISHED)
+                     layer_types=["sliding_attention", "full_attention"] * 2), correct=whole_range, twins=PUBLISHED)

@@ -29,7 +29,7 @@ def scaled_rope(model):
 
 
 CONV = conv_torch(".conv.conv.weight")
-arch("lfm2", dense(full_attn_idxs=[1, 3]), layout=CONV, long=True)
+arch("lfm2", dense(full_attn_idxs=[1, 3]), layout=CONV)
 # Biases in convolutions, a width as it is, RoPE scaling.
 arch("lfm2_yarn", dense(layer_types=["conv", "full_attention", "conv", "full_attention"], conv_bias=True,
                         block_auto_adjust_ff_dim=False, block_ff_dim=..., intermediate_size=96, rope_theta=...,
@@ -38,6 +38,6 @@ arch("lfm2_yarn", dense(layer_types=["conv", "full_attention", "conv", "full_att
      layout=CONV, correct=scaled_rope)
 arch("lfm2_moe", lfm2("lfm2_moe", "Lfm2MoeForCausalLM", moe_intermediate_size=32, num_experts=8, num_experts_per_tok=3,
                       num_dense_layers=1, norm_topk_prob=True, use_expert_bias=True, routed_scaling_factor=1.5,
-                      layer_types=["conv", "conv", "full_attention", "conv"]), long=True,
+                      layer_types=["conv", "conv", "full_attention", "conv"]),
      layout=chain(unstack_experts("feed_forward.switch_mlp", "feed_forward.experts", W123), CONV, rename(
          *((f".feed_forward.{old}.", f".feed_forward.{new}.") for old, new in W123.items()))))

@@ -1,7 +1,7 @@
 """Llama and what shares its code."""
 
-from formats import awq, encoded
 from engine import arch, base
+from formats import awq, encoded
 
 AWQ = encoded(awq, dict(quantization_config=dict(
     bits=4, group_size=32, modules_to_not_convert=None, quant_method="awq", version="gemm", zero_point=True)),
@@ -14,7 +14,8 @@ def llama(**keys):
 
 
 # Biases everywhere, its own output head.
-arch("llama", llama(head_dim=16, attention_bias=True, mlp_bias=True, tie_word_embeddings=False), commit=("", "4bit"), formats=True)
+arch("llama", llama(head_dim=16, attention_bias=True, mlp_bias=True, tie_word_embeddings=False),
+     commit=("", "4bit"), formats=True)
 arch("llama3", llama(rope_theta=500000.0, rope_scaling=dict(
     factor=8.0, high_freq_factor=4.0, low_freq_factor=1.0, original_max_position_embeddings=16, rope_type="llama3")),
     commit=("", "v5", "4bit", "mxfp4", "mxfp8", "nvfp4", "mixed", "mixed-bare", "sharded"), formats=True,
@@ -30,8 +31,7 @@ arch("llama_longrope", llama(max_position_embeddings=64, rope_scaling=dict(
     long_factor=[1.5 + 0.5 * i for i in range(8)])), weights="llama3", commit=("",))
 arch("llama_swa", llama(sliding_window=4, layer_types=["sliding_attention", "full_attention"]), weights="llama3", commit=("",))
 # The same, with a text long enough for the window to wrap.
-arch("llama_window", llama(sliding_window=5, layer_types=["sliding_attention", "full_attention"]), weights="llama3",
-     long=True)
+arch("llama_window", llama(sliding_window=5, layer_types=["sliding_attention", "full_attention"]), weights="llama3")
 # heads * head_dim is not the hidden size.
 arch("mistral", base("mistral", "MistralForCausalLM", num_attention_heads=3, num_key_value_heads=1, head_dim=32,
                      sliding_window=None, rope_theta=1000000.0), commit=("",))

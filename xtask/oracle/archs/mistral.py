@@ -1,6 +1,6 @@
 """Mistral 3 and 4, alone and as the language model of one that also sees."""
 
-from engine import arch, base
+from engine import arch, base, saved
 from formats import encoded, float8_tensor
 from layouts import WRAPPED, chain, fuse_gate_up, join_kv_b, same
 
@@ -30,16 +30,16 @@ def wrapped(text, **keys):
 VISION = {"model.vision_tower.ln_pre.weight": (32,), "model.multi_modal_projector.linear_1.weight": (64, 32)}
 OLD_VISION = {name.removeprefix("model."): shape for name, shape in VISION.items()}
 # mlx-lm multiplies the codes of float8 numbers, not the numbers.
-arch("ministral3", ministral3(), long=True, twins=dict(
+arch("ministral3", ministral3(), twins=dict(
     fp8=encoded(float8_tensor, FP8, lambda name, w: name.endswith("_proj.weight"))))
 arch("ministral3_swa", ministral3(num_hidden_layers=4, sliding_window=4, layer_types=[
-    "full_attention", "sliding_attention"] * 2), long=True)
-arch("mistral3_ministral", wrapped(ministral3(tie_word_embeddings=True), tie_word_embeddings=True, dtype="bfloat16"), layout=WRAPPED,
-     extras=VISION, twins=dict(fp8=encoded(float8_tensor, FP8, lambda name, w: name.endswith("_proj.weight"))))
+    "full_attention", "sliding_attention"] * 2))
+arch("mistral3_ministral", wrapped(ministral3(tie_word_embeddings=True), tie_word_embeddings=True, dtype="bfloat16"),
+     layout=WRAPPED, extras=VISION, twins=dict(fp8=encoded(float8_tensor, FP8, lambda name, w: name.endswith("_proj.weight"))))
 # Mistral Small 3.1 and 3.2: a Llama inside. Published before names began with "model.".
 arch("mistral3_small", wrapped(base(
     "mistral", "MistralForCausalLM", head_dim=32, sliding_window=None, rope_theta=1000000000.0, hidden_size=96),
-    torch_dtype="bfloat16"), layout=same, extras=OLD_VISION)
+    torch_dtype="bfloat16"), layout=same, extras=OLD_VISION, twins=dict(saved=saved(WRAPPED)))
 
 # ---- Mistral 4: latent attention, experts by softmax -------------------------------------------------------------------
 
@@ -51,7 +51,7 @@ MISTRAL4 = base(
     norm_topk_prob=True, routed_scaling_factor=1.0, first_k_dense_replace=1, moe_intermediate_size=32, torch_dtype=...,
     dtype="bfloat16")
 STACKED = chain(fuse_gate_up("mlp.switch_mlp", "mlp.experts"), join_kv_b)
-arch("mistral4", MISTRAL4, layout=STACKED, long=True)
+arch("mistral4", MISTRAL4, layout=STACKED)
 arch("mistral_small4", wrapped(dict(MISTRAL4, n_group=2, topk_group=1, first_k_dense_replace=0)),
      layout=chain(STACKED, WRAPPED), extras=VISION, twins=dict(
          fp8=encoded(float8_tensor, FP8, lambda name, w: "_proj" in name and "kv_a_proj" not in name)))

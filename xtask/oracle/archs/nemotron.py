@@ -48,7 +48,7 @@ def listed(config):
 EXPERTS = dict(moe_intermediate_size=32, moe_shared_expert_intermediate_size=96, n_group=4, n_routed_experts=8,
                n_shared_experts=1, norm_topk_prob=True, num_experts_per_tok=3, routed_scaling_factor=2.5, topk_group=2)
 LAYOUT = chain(unstack_experts("mixer.switch_mlp", "mixer.experts", dict(fc1="up_proj", fc2="down_proj")), conv_torch())
-OPTIONS = dict(correct=time_steps, v5=listed, layout=LAYOUT, long=True)
+OPTIONS = dict(correct=time_steps, v5=listed, layout=LAYOUT)
 arch("nemotron_h", nemotron(**EXPERTS), extras={"mtp.layers.0.eh_proj.weight": (64, 128)}, **OPTIONS)
 # As Nemotron H 8B: no experts, and biases where there can be some.
 arch("nemotron_h_dense", nemotron(hybrid_override_pattern="M-*-M", attention_bias=True, mlp_bias=True,

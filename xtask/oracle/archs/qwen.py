@@ -3,8 +3,8 @@
 from functools import partial
 
 import mlx.core as mx
-from formats import encoded, float8_blocks
 from engine import ARCHS, V, arch, base
+from formats import encoded, float8_blocks
 from layouts import WRAPPED, chain, conv_torch, fuse_gate_up, minus_one, unstack_experts
 from mlx_lm.models.rope_utils import initialize_rope
 
@@ -21,9 +21,11 @@ def qwen3(**keys):
 
 # Norms over each head's queries and keys.
 arch("qwen3", qwen3(rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32),
-                    sliding_window=None, use_sliding_window=False, max_window_layers=2), commit=("", "v5", "4bit"), formats=True)
+                    sliding_window=None, use_sliding_window=False, max_window_layers=2),
+     commit=("", "v5", "4bit"), formats=True)
 arch("qwen3_v5config", qwen3(rope_theta=..., rope_parameters=dict(rope_theta=50000.0, rope_type="default"),
-                             layer_types=["full_attention"] * 2, torch_dtype=..., dtype="bfloat16"), weights="qwen3", commit=("",))
+                             layer_types=["full_attention"] * 2, torch_dtype=..., dtype="bfloat16"),
+     weights="qwen3", commit=("",))
 # The first layer is dense.
 arch("qwen3_moe", base("qwen3_moe", "Qwen3MoeForCausalLM", head_dim=16, num_experts=6, num_experts_per_tok=2,
                        moe_intermediate_size=32, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[0],
@@ -66,7 +68,7 @@ def float8(*kept):
 arch("qwen3_next", base("qwen3_next", "Qwen3NextForCausalLM", num_hidden_layers=4, head_dim=32, rms_norm_eps=1e-6,
                         intermediate_size=160, partial_rotary_factor=0.25, rope_scaling=None, attention_bias=False,
                         decoder_sparse_step=1, mlp_only_layers=[], norm_topk_prob=True, **EXPERTS, **LINEAR),
-     layout=chain(unstack_experts(), conv_torch(), CENTRED), long=True, formats=True, bounded=True, twins=dict(
+     layout=chain(unstack_experts(), conv_torch(), CENTRED), formats=True, bounded=True, twins=dict(
          fp8=float8("linear_attn.in_proj_ba")), extras={
          "mtp.fc.weight": (64, 128), "mtp.layers.0.input_layernorm.weight": (64,)})
 # Some layers are dense; heads tied.
@@ -92,10 +94,10 @@ def qwen3_5(kind, text, tied=False):
 
 NOT_TEXT = {"model.visual.patch_embed.proj.weight": (32, 3, 2, 4, 4), "mtp.fc.weight": (64, 128)}
 SEPARATE = ("linear_attn.in_proj_a", "linear_attn.in_proj_b", "model.visual")
-arch("qwen3_5", qwen3_5("qwen3_5", dict(intermediate_size=160)), layout=chain(conv_torch(), CENTRED, WRAPPED), long=True,
+arch("qwen3_5", qwen3_5("qwen3_5", dict(intermediate_size=160)), layout=chain(conv_torch(), CENTRED, WRAPPED),
      bounded=True,
      extras=NOT_TEXT, twins=dict(fp8=float8(*SEPARATE)))
 arch("qwen3_5_tied", qwen3_5("qwen3_5", dict(intermediate_size=96), tied=True),
      layout=chain(conv_torch(), CENTRED, WRAPPED), bounded=True, extras=NOT_TEXT)
-arch("qwen3_5_moe", qwen3_5("qwen3_5_moe", EXPERTS), long=True, bounded=True, extras=NOT_TEXT, layout=chain(
+arch("qwen3_5_moe", qwen3_5("qwen3_5_moe", EXPERTS), bounded=True, extras=NOT_TEXT, layout=chain(
     fuse_gate_up("mlp.switch_mlp", "mlp.experts"), conv_torch(), CENTRED, WRAPPED))
