@@ -1,5 +1,5 @@
 //! Llama (arXiv 2302.13971, 2407.21783) and the models that differ from it in numbers: Mistral (arXiv 2310.06825), Qwen2
-//! (arXiv 2407.10671), SmolLM3.
+//! (arXiv 2407.10671), SmolLM3; Ministral 3, whose queries grow with their position.
 
 use mlx_lm_common::{
     Config, Error, Result,
@@ -148,6 +148,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<LlamaLayer>> 
     let (full, sliding) =
         (c.rope(config, Some("full_attention"))?, c.rope(config, Some("sliding_attention"))?);
     let model_type = config.model_type.as_str();
+    let q_scale = super::mistral3::q_scale(config)?;
     let mlp = MlpConfig { bias: c.mlp_bias, ..MlpConfig::new(dim, c.intermediate_size) };
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,
@@ -157,7 +158,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<LlamaLayer>> 
             let rope = kinds.rotates(model_type, i).then(|| rope.clone());
             Ok(LlamaLayer {
                 input_layernorm: Norm::rms(&w.pp("input_layernorm"), dim, eps)?,
-                self_attn: Attention::load(&w.pp("self_attn"), &c.attention(model_type, rope)?)?,
+                self_attn: Attention::load(&w.pp("self_attn"), &c.attention(model_type, rope)?)?.with_q_scale(q_scale),
                 post_attention_layernorm: Norm::rms(&w.pp("post_attention_layernorm"), dim, eps)?,
                 mlp: Mlp::load(&w.pp("mlp"), &mlp)?,
                 window,

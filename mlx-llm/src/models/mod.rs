@@ -1,7 +1,11 @@
 //! One short file for each family of architectures; [`MODELS`] is the whole registry.
 
+mod deepseek;
 mod gemma3;
+mod gemma4;
 mod llama;
+mod mistral3;
+mod mistral4;
 mod qwen3;
 
 use mlx_lm_common::model::{Architecture, LanguageModel};
@@ -9,10 +13,20 @@ use mlx_lm_common::{Config, Result, weights::Checkpoint, weights::Weights};
 
 /// Every architecture of this crate.
 pub const MODELS: &[Architecture] = &[
+    Architecture { model_type: "deepseek_v2", remap: deepseek::remap, load: |c, w| boxed(deepseek::load(c, w)) },
+    Architecture { model_type: "deepseek_v3", remap: deepseek::remap, load: |c, w| boxed(deepseek::load(c, w)) },
     Architecture { model_type: "gemma3", remap: gemma3::remap, load: |c, w| boxed(gemma3::load(c, w)) },
     Architecture { model_type: "gemma3_text", remap: gemma3::remap, load: |c, w| boxed(gemma3::load(c, w)) },
+    Architecture { model_type: "gemma4", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
+    Architecture { model_type: "gemma4_text", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
+    Architecture { model_type: "gemma4_unified", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
+    Architecture { model_type: "gemma4_unified_text", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
+    Architecture { model_type: "kimi_k2", remap: deepseek::remap, load: |c, w| boxed(deepseek::load(c, w)) },
     Architecture { model_type: "llama", remap, load: |c, w| boxed(llama::load(c, w)) },
-    Architecture { model_type: "mistral", remap, load: |c, w| boxed(llama::load(c, w)) },
+    Architecture { model_type: "ministral3", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },
+    Architecture { model_type: "mistral", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },
+    Architecture { model_type: "mistral3", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },
+    Architecture { model_type: "mistral4", remap: deepseek::remap, load: |c, w| boxed(mistral4::load(c, w)) },
     Architecture { model_type: "qwen2", remap, load: |c, w| boxed(llama::load(c, w)) },
     Architecture { model_type: "qwen3", remap, load: |c, w| boxed(qwen3::load(c, w)) },
     Architecture { model_type: "qwen3_moe", remap: qwen3::remap, load: |c, w| boxed(qwen3::load(c, w)) },

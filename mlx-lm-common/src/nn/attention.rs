@@ -3,7 +3,7 @@
 use super::{Linear, Norm, Projections, Rope};
 use crate::{
     At, Error, Result,
-    cache::{AttentionSpec, LayerCache, Qkv},
+    cache::{AttentionSpec, LayerCache, PositionScale, Qkv},
     weights::Weights,
 };
 use mlx_rs::Array;
@@ -89,6 +89,11 @@ impl Attention {
             output: Linear::load(&w.pp("o_proj"), q, dim, biases[1])?,
             spec,
         })
+    }
+
+    /// The same with queries that grow with their position.
+    pub fn with_q_scale(self, q_scale: Option<PositionScale>) -> Attention {
+        Attention { spec: AttentionSpec { q_scale, ..self.spec }, ..self }
     }
 
     /// attention(norm(x)), for x [B, L, dim].
