@@ -124,6 +124,16 @@ fn a_padded_row_equals_the_row_alone() {
 }
 
 #[test]
+fn a_convolution_of_one_position_remembers_nothing() {
+    let (x, mut cache) = (text(3, 1), StateCache::new(1, 0, None));
+    for _ in 0..2 {
+        assert_eq!(distance(&cache.conv_input(0, &x, 1).unwrap(), &x), 0.0);
+        cache.advance(3);
+    }
+    assert_eq!(cache.saved().unwrap()[0].as_ref().unwrap().shape(), [1, 0, CHANNELS]);
+}
+
+#[test]
 fn saving_and_restoring_changes_nothing() {
     let (layer, x, other) = (Layer::new(), text(12, 1), text(5, 2));
     for (rewind, sizes) in [(0, CUTS[0]), (0, CUTS[1]), (5, CUTS[2]), (5, CUTS[1])] {

@@ -95,7 +95,7 @@ impl From<Activation> for Glu {
     }
 }
 
-fn silu(x: &Array) -> Result<Array, Exception> {
+pub(super) fn silu(x: &Array) -> Result<Array, Exception> {
     x.multiply(ops::sigmoid(x)?)
 }
 
