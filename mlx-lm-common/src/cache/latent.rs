@@ -66,17 +66,15 @@ impl LatentSpec {
             Some(scale) => scale.apply(q, at)?,
             None => q,
         };
-        let rotated = raw::slice(&q, 3, self.nope_dim, dim)?;
-        Ok([raw::slice(&q, 3, 0, self.nope_dim)?, self.rotated(rotated, at)?])
+        let [nope, rotated] = parts(&q, self.nope_dim)?;
+        Ok([nope, self.rotated(rotated, at)?])
     }
 
     /// What is remembered of the entries [B, L, rank + rope]: the latent, normalized, and the shared key, rotated.
     fn entries(&self, kv: &Array, at: Positions) -> Result<Array> {
-        let width = self.rank + self.rope_dim;
-        let kv = kv.reshape(&[kv.dim(0), 1, kv.dim(1), width])?;
-        let latent = self.norm.forward(&raw::slice(&kv, 3, 0, self.rank)?)?;
-        let key = self.rotated(raw::slice(&kv, 3, self.rank, width)?, at)?;
-        Ok(ops::concatenate(&[latent, key], 3)?)
+        let kv = kv.reshape(&[kv.dim(0), 1, kv.dim(1), self.rank + self.rope_dim])?;
+        let [latent, key] = parts(&kv, self.rank)?;
+        Ok(ops::concatenate(&[self.norm.forward(&latent)?, self.rotated(key, at)?], 3)?)
     }
 
     fn rotated(&self, x: Array, at: Positions) -> Result<Array> {
@@ -104,16 +102,22 @@ impl LatentSpec {
 
     /// Attention over the keys and values of all heads, made from entries [B, 1, T, rank + rope].
     fn attend_heads(&self, q: [Array; 2], entries: &Array, mask: Option<Mask>) -> Result<Array> {
-        let (batch, len, width) = (entries.dim(0), entries.dim(2), entries.dim(3));
-        // In one piece, before it is repeated for each head.
-        let latents = raw::slice(entries, 3, 0, self.rank)?.contiguous()?;
-        let rotated = raw::slice(entries, 3, self.rank, width)?;
-        let rotated = ops::broadcast_to(rotated, &[batch, self.heads, len, self.rope_dim])?;
+        let [latents, rotated] = parts(entries, self.rank)?;
+        // In one piece, before they are repeated for each head.
+        let latents = latents.contiguous()?;
+        let shape = [entries.dim(0), self.heads, entries.dim(2), self.rope_dim];
+        let rotated = ops::broadcast_to(rotated, &shape)?;
         let k = ops::concatenate(&[self.embed.backward(&latents).at("embed_q")?, rotated], 3)?;
         let v = self.unembed.forward(&latents).at("unembed_out")?;
         let q = ops::concatenate(&q, 3)?;
         Ok(fast::scaled_dot_product_attention(q, k, v, self.scale, mask, None)?)
     }
+}
+
+/// The first `size` channels of x [B, H, L, D] and the others, as one node.
+fn parts(x: &Array, size: i32) -> Result<[Array; 2]> {
+    let parts = x.split_at_indices(&[size], 3)?;
+    parts.try_into().map_err(|_| Error::Unsupported("MLX split an array into other than two".into()))
 }
 
 /// What a layer of latent attention remembers: of each position its latent and, behind it, its rotated key.
@@ -178,13 +182,11 @@ impl LatentCache {
     /// As mlx-lm keeps latents: as the keys of one head, and the rotated keys as its values.
     pub(super) fn state(&self) -> Result<LayerState> {
         let LayerState { class, mut items } = self.entries.state()?;
-        let parts = match items.first() {
-            Some(Item::Array(a)) => {
-                [raw::slice(a, 3, 0, self.rank)?, raw::slice(a, 3, self.rank, a.dim(3))?].map(Item::Array)
-            }
+        let both = match items.first() {
+            Some(Item::Array(a)) => parts(a, self.rank)?.map(Item::Array),
             _ => [Item::Nothing, Item::Nothing],
         };
-        items.splice(..1, parts);
+        items.splice(..1, both);
         Ok(LayerState { class, items })
     }
 

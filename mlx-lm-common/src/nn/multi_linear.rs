@@ -1,6 +1,6 @@
 //! A matrix for each head.
 
-use super::linear::plain;
+use super::{experts::constant, linear::plain};
 use crate::{
     Result, raw,
     weights::{Matrix, Packed, Weights},
@@ -17,11 +17,8 @@ pub struct MultiLinear {
 
 #[derive(Clone, Debug)]
 enum Matrices {
-    Dense {
-        weight: Array,
-        /// The same, its last two axes swapped: a view made once, so that it is no node of every step's graph.
-        swapped: Array,
-    },
+    /// The weight and the same with its last two axes swapped.
+    Dense([Array; 2]),
     Packed(Packed),
 }
 
@@ -42,13 +39,16 @@ impl MultiLinear {
     }
 
     fn new(w: &Weights, matrices: Matrix, flipped: bool) -> Result<MultiLinear> {
+        // Views with the axes that a batch of one has: made once, they are no nodes of every step's graph.
+        let batch = |a: &Array| constant(a.expand_dims(0)?);
         let matrices = match plain(matrices, w.backend().compute)? {
-            Matrix::Dense(weight) => {
-                let swapped = weight.swap_axes(-1, -2)?;
-                swapped.eval()?;
-                Matrices::Dense { weight, swapped }
-            }
-            Matrix::Packed(packed) => Matrices::Packed(packed),
+            Matrix::Dense(weight) => Matrices::Dense([batch(&weight)?, batch(&weight.swap_axes(-1, -2)?)?]),
+            Matrix::Packed(p) => Matrices::Packed(Packed {
+                weight: batch(&p.weight)?,
+                scales: batch(&p.scales)?,
+                biases: p.biases.as_ref().map(batch).transpose()?,
+                ..p
+            }),
         };
         Ok(MultiLinear { matrices, flipped })
     }
@@ -65,7 +65,7 @@ impl MultiLinear {
 
     fn product(&self, x: &Array, transpose: bool) -> Result<Array> {
         Ok(match &self.matrices {
-            Matrices::Dense { weight, swapped } => ops::matmul(x, if transpose { swapped } else { weight })?,
+            Matrices::Dense([weight, swapped]) => ops::matmul(x, if transpose { swapped } else { weight })?,
             Matrices::Packed(p) => {
                 raw::quantized_matmul(x, &p.weight, &p.scales, p.biases.as_ref(), transpose, p.format())?
             }
@@ -78,13 +78,9 @@ fn stacked(w: &Weights, heads: i32, rows: i32, columns: i32) -> Result<Matrix> {
     let all = heads.checked_mul(rows).ok_or_else(|| {
         crate::Error::config("num_attention_heads", heads, format!("fewer heads of {rows}"))
     })?;
-    let stack = |a: &Array| -> Result<Array> {
-        let a = a.reshape(&[heads, rows, -1])?;
-        a.eval()?;
-        Ok(a)
-    };
+    let stack = |a: &Array| a.reshape(&[heads, rows, -1]);
     Ok(match w.matrix(&[all, columns], Some(w.backend().compute))? {
-        Matrix::Dense(a) => Matrix::Dense(stack(&a)?),
+        Matrix::Dense(weight) => Matrix::Dense(stack(&weight)?),
         Matrix::Packed(p) => Matrix::Packed(Packed {
             weight: stack(&p.weight)?,
             scales: stack(&p.scales)?,
