@@ -64,6 +64,7 @@ impl Mla {
         };
         let query_width = times(sum(c.nope_dim, c.rope_dim, "qk_nope_head_dim")?)?;
         let entry_width = sum(c.rank, c.rope_dim, "kv_lora_rank")?;
+        let value_width = times(c.value_dim)?;
         let linear = |name: &str, input, output, bias| Linear::load(&w.pp(name), input, output, bias);
         let query = match c.query_rank {
             Some(rank) => linear("q_a_proj", c.dim, rank, c.bias)?,
@@ -87,7 +88,7 @@ impl Mla {
         Ok(Mla {
             inputs: Projections::new(vec![query, linear("kv_a_proj_with_mqa", c.dim, entry_width, c.bias)?]),
             queries: c.query_rank.map(queries).transpose()?,
-            output: linear("o_proj", times(c.value_dim)?, c.dim, c.bias)?,
+            output: linear("o_proj", value_width, c.dim, c.bias)?,
             spec: LatentSpec {
                 heads: c.heads,
                 rank: c.rank,
