@@ -184,9 +184,8 @@ impl Case {
             let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Row = scores.iter().map(|s| (s - most).exp()).collect();
             let sum: f64 = weights.iter().sum();
-            let channel = |c: usize| {
-                seen.iter().zip(&weights).map(|(&j, w)| w * values[j][head][c]).sum::<f64>() / sum
-            };
+            let channel =
+                |c: usize| seen.iter().zip(&weights).map(|(&j, w)| w * values[j][head][c]).sum::<f64>() / sum;
             (0..VALUE).map(channel).collect()
         };
         text.iter()
@@ -201,11 +200,8 @@ impl Case {
     fn rotated(&self, x: &[f64], position: usize) -> Row {
         let mut y = x.to_vec();
         for pair in 0..ROTATED / 2 {
-            let (a, b) = if self.options.neighbours {
-                (2 * pair, 2 * pair + 1)
-            } else {
-                (pair, pair + ROTATED / 2)
-            };
+            let (a, b) =
+                if self.options.neighbours { (2 * pair, 2 * pair + 1) } else { (pair, pair + ROTATED / 2) };
             let angle = position as f64 / 10000f64.powf(2.0 * pair as f64 / ROTATED as f64);
             y[a] = x[a] * angle.cos() - x[b] * angle.sin();
             y[b] = x[a] * angle.sin() + x[b] * angle.cos();
@@ -248,7 +244,8 @@ fn text(len: usize, seed: u64) -> (Vec<f32>, Vec<Row>) {
 fn in_pieces(case: &Case, values: &[f32], sizes: &[usize], cache: &mut Cache) -> Vec<Row> {
     let (mut from, mut outputs) = (0, Vec::new());
     for &size in sizes {
-        let piece = Array::from_slice(&values[from * DIM..(from + size) * DIM], &[1, size as i32, DIM as i32]);
+        let piece =
+            Array::from_slice(&values[from * DIM..(from + size) * DIM], &[1, size as i32, DIM as i32]);
         outputs.extend(rows(&case.forward(&piece, cache)));
         from += size;
     }

@@ -12,8 +12,8 @@ use mlx_lm_common::{
     config::{RopeConfig, dim, epsilon, optional_dim},
     model::{Decoder, Layer, Scales, load_layers},
     nn::{
-        Embedding, ExpertsConfig, GroupScore, Groups, Head, Mla, MlaConfig, Mlp, MlpConfig, Moe, MoeConfig, Norm, Normalize, Rope,
-        RouterConfig, Score, SharedConfig,
+        Embedding, ExpertsConfig, GroupScore, Groups, Head, Mla, MlaConfig, Mlp, MlpConfig, Moe, MoeConfig,
+        Norm, Normalize, Rope, RouterConfig, Score, SharedConfig,
     },
     weights::{Checkpoint, Weights},
 };
@@ -123,8 +123,10 @@ impl DeepseekConfig {
     fn mixture(&self, config: &Config, variant: &Variant) -> Result<Option<MoeConfig>> {
         let Some(experts) = self.n_routed_experts else { return Ok(None) };
         let (keys, dim) = (config.parse::<ExpertKeys>()?, self.hidden_size);
-        let groups = variant.groups.map(|score| {
-            Groups { count: keys.n_group.unwrap_or(1), kept: keys.topk_group.unwrap_or(1), score }
+        let groups = variant.groups.map(|score| Groups {
+            count: keys.n_group.unwrap_or(1),
+            kept: keys.topk_group.unwrap_or(1),
+            score,
         });
         let normalize = variant.normalize && keys.norm_topk_prob.unwrap_or(true);
         let router = RouterConfig {
@@ -228,7 +230,11 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<DeepseekLayer
 }
 
 /// A member of the family.
-pub(super) fn load_variant(config: &Config, w: &Weights, variant: &Variant) -> Result<Decoder<DeepseekLayer>> {
+pub(super) fn load_variant(
+    config: &Config,
+    w: &Weights,
+    variant: &Variant,
+) -> Result<Decoder<DeepseekLayer>> {
     let c: DeepseekConfig = config.parse()?;
     let (m, dim, eps) = (w.pp("model"), c.hidden_size, c.rms_norm_eps);
     let (attention, mixture) = (c.attention(config, variant)?, c.mixture(config, variant)?);

@@ -1,11 +1,7 @@
 //! Mistral Small 3.1 and 3.2, Ministral 3: a Llama, the last with queries that grow with their position, alone or as the language
 //! model of one that also sees. What sees is left out.
 
-use mlx_lm_common::{
-    Config, Error, Result,
-    cache::PositionScale,
-    weights::Checkpoint,
-};
+use mlx_lm_common::{Config, Error, Result, cache::PositionScale, weights::Checkpoint};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -19,7 +15,8 @@ pub(super) fn q_scale(config: &Config) -> Result<Option<PositionScale>> {
     const BETA: &str = "rope_parameters.llama_4_scaling_beta";
     const EVERY: &str = "rope_parameters.original_max_position_embeddings";
     let growth: Option<Growth> = config.get("rope_parameters")?;
-    let Some(Growth { llama_4_scaling_beta: Some(factor), original_max_position_embeddings: every }) = growth else {
+    let Some(Growth { llama_4_scaling_beta: Some(factor), original_max_position_embeddings: every }) = growth
+    else {
         return Ok(None);
     };
     let every = match every.or(config.get("original_max_position_embeddings")?) {

@@ -73,6 +73,12 @@ impl PositionScale {
         1.0 + self.factor * (1.0 + steps as f32).ln()
     }
 
+    /// The factor of all positions from `first` to `last`, if they have the same.
+    pub(super) fn uniform(self, first: i32, last: i32) -> Option<f32> {
+        let factor = self.at(first);
+        (factor == self.at(last)).then_some(factor)
+    }
+
     /// Multiplies queries [B, heads, L, D].
     pub(super) fn apply(self, q: Array, at: Positions) -> Result<Array> {
         let (first, len) = (at.first, q.dim(2));

@@ -3,7 +3,10 @@
 //! One buffer with room to spare holds the positions in order. A bounded cache lets go of positions that nobody will see again when
 //! the buffer is full, some later than it could: so order is plain, masks are ranges, and the last positions can be taken back.
 
-use super::file::{Item, LayerState};
+use super::{
+    attend::PositionScale,
+    file::{Item, LayerState},
+};
 use crate::{Error, Result, raw};
 use mlx_rs::{Array, Dtype, ops};
 use std::{ops::Range, sync::Arc};
@@ -110,10 +113,13 @@ impl<const N: usize> Buffers<N> {
             let nothing = state.items[..N].iter().all(|item| matches!(item, Item::Nothing));
             return if nothing { Ok(()) } else { Err(odd()) };
         };
-        let (shape, alike) = (arrays[0].shape(), |a: &&Array| a.shape().get(..3) == arrays[0].shape().get(..3));
+        let (shape, alike) =
+            (arrays[0].shape(), |a: &&Array| a.shape().get(..3) == arrays[0].shape().get(..3));
         if shape.len() != 4 || !arrays.iter().all(|a| a.ndim() == 4 && alike(a)) {
             let shapes = arrays.map(Array::shape);
-            return Err(Error::Cache(format!("a layer keeps {shapes:?}, which are not [B, heads, length, D] each")));
+            return Err(Error::Cache(format!(
+                "a layer keeps {shapes:?}, which are not [B, heads, length, D] each"
+            )));
         }
         let slots = shape[2];
         let other = |found: String, wanted: String| {
@@ -183,8 +189,18 @@ impl<const N: usize> Buffers<N> {
     fn pinned(&self) -> i32 {
         match self.reach.parts() {
             (0, _) => 0,
-            (keep, _) => keep + self.padding.iter().flat_map(|p| p.rows.iter()).max().copied().unwrap_or(0),
+            (keep, _) => keep + self.widest_padding(),
         }
+    }
+
+    fn widest_padding(&self) -> i32 {
+        self.padding.iter().flat_map(|p| p.rows.iter()).max().copied().unwrap_or(0)
+    }
+
+    /// The factor of the queries of the next `new` positions of every row, if all have the same.
+    pub(super) fn q_factor(&self, scale: Option<PositionScale>, new: i32) -> Option<f32> {
+        let (first, last) = (self.offset - self.widest_padding(), self.offset + new - 1);
+        scale.map_or(Some(1.0), |scale| scale.uniform(first, last))
     }
 
     /// Positions that were let go.

@@ -57,7 +57,7 @@ impl FloatCache {
             && !matches!(self.0.reach, Reach::Chunk(_))
             && spec.v_norm.is_none()
             && spec.sinks.is_none()
-            && spec.q_scale.is_none()
+            && self.0.q_factor(spec.q_scale, qkv.q.dim(1)).is_some()
             && !(spec.norm_after_rope && spec.q_norm.is_some())
             && qkv.v.dim(-1) == spec.kv_heads * spec.head_dim
             && kernels::attend_supported(spec.head_dim)
@@ -78,7 +78,7 @@ impl FloatCache {
             heads: spec.heads,
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
-            scale: spec.scale,
+            scale: spec.scale * cache.q_factor(spec.q_scale, new).unwrap_or(1.0),
             q_norm: spec.q_norm.as_ref().and_then(Norm::kernel),
             k_norm: spec.k_norm.as_ref().and_then(Norm::kernel),
             rope: spec.rope.as_ref().map(|r| r.kernel(cache.offset + new)),

@@ -54,15 +54,16 @@ impl LatentSpec {
         len * 2 * (rank + rope) <= len * (nope + rope + value) + rank * (nope + value)
     }
 
-    /// Queries [B, L, heads · (nope + rope)] in their two parts, the second rotated: [B, heads, L, ..].
-    fn queries(&self, q: &Array, at: Positions) -> Result<[Array; 2]> {
+    /// Queries [B, L, heads · (nope + rope)] in their two parts, the second rotated: [B, heads, L, ..]. `grow` says whether they are
+    /// to be multiplied by what is due to their positions.
+    fn queries(&self, q: &Array, at: Positions, grow: bool) -> Result<[Array; 2]> {
         let (batch, len, dim) = (q.dim(0), q.dim(1), self.nope_dim + self.rope_dim);
         // One position lies in memory as its heads do.
         let q = match len {
             1 => q.reshape(&[batch, self.heads, 1, dim])?,
             _ => q.reshape(&[batch, len, self.heads, dim])?.transpose_axes(&[0, 2, 1, 3])?,
         };
-        let q = match self.q_scale {
+        let q = match self.q_scale.filter(|_| grow) {
             Some(scale) => scale.apply(q, at)?,
             None => q,
         };
@@ -86,7 +87,13 @@ impl LatentSpec {
 
     /// Attention over entries [B, 1, T, rank + rope] themselves: queries are taken into the space of latents, what is found
     /// there is taken out of it.
-    fn attend_latents(&self, q: [Array; 2], entries: &Array, mask: Option<Mask>) -> Result<Array> {
+    fn attend_latents(
+        &self,
+        q: [Array; 2],
+        entries: &Array,
+        scale: f32,
+        mask: Option<Mask>,
+    ) -> Result<Array> {
         let [nope, rotated] = q;
         let q = ops::concatenate(&[self.embed.forward(&nope).at("embed_q")?, rotated], 3)?;
         let (batch, width) = (q.dim(0), q.dim(3));
@@ -94,14 +101,14 @@ impl LatentSpec {
         let single = q.dim(2) == 1;
         let q = if single { q.reshape(&[batch, 1, self.heads, width])? } else { q };
         // Whole entries as values: some of MLX's matrix products would copy a part of each.
-        let y = fast::scaled_dot_product_attention(q, entries, entries, self.scale, mask, None)?;
+        let y = fast::scaled_dot_product_attention(q, entries, entries, scale, mask, None)?;
         let y = raw::slice(&y, 3, 0, self.rank)?;
         let y = if single { y.reshape(&[batch, self.heads, 1, self.rank])? } else { y };
         self.unembed.forward(&y).at("unembed_out")
     }
 
     /// Attention over the keys and values of all heads, made from entries [B, 1, T, rank + rope].
-    fn attend_heads(&self, q: [Array; 2], entries: &Array, mask: Option<Mask>) -> Result<Array> {
+    fn attend_heads(&self, q: [Array; 2], entries: &Array, scale: f32, mask: Option<Mask>) -> Result<Array> {
         let [latents, rotated] = parts(entries, self.rank)?;
         // In one piece, before they are repeated for each head.
         let latents = latents.contiguous()?;
@@ -110,7 +117,7 @@ impl LatentSpec {
         let k = ops::concatenate(&[self.embed.backward(&latents).at("embed_q")?, rotated], 3)?;
         let v = self.unembed.forward(&latents).at("unembed_out")?;
         let q = ops::concatenate(&q, 3)?;
-        Ok(fast::scaled_dot_product_attention(q, k, v, self.scale, mask, None)?)
+        Ok(fast::scaled_dot_product_attention(q, k, v, scale, mask, None)?)
     }
 }
 
@@ -147,7 +154,10 @@ impl LatentCache {
             first: self.entries.offset,
             padding: self.entries.padding.as_ref().map(|p| &p.array),
         };
-        let (q, new) = (spec.queries(q, at)?, spec.entries(kv, at)?);
+        // What all queries are multiplied by may as well multiply the scores.
+        let factor = self.entries.q_factor(spec.q_scale, len);
+        let scale = spec.scale * factor.unwrap_or(1.0);
+        let (q, new) = (spec.queries(q, at, factor.is_none())?, spec.entries(kv, at)?);
         self.entries.write([&new])?;
         self.rank = spec.rank;
         let (first, mask) = self.entries.visible(len)?;
@@ -157,9 +167,9 @@ impl LatentCache {
             None => (len > 1).then_some(Mask::Causal),
         };
         merge(&if spec.absorbs(len) {
-            spec.attend_latents(q, &entries, mask)?
+            spec.attend_latents(q, &entries, scale, mask)?
         } else {
-            spec.attend_heads(q, &entries, mask)?
+            spec.attend_heads(q, &entries, scale, mask)?
         })
     }
 
