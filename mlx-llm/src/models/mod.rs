@@ -1,11 +1,13 @@
 //! One short file for each family of architectures; [`MODELS`] is the whole registry.
 
 mod deepseek;
+mod falcon_h1;
 mod gemma3;
 mod gemma4;
 mod llama;
 mod mistral3;
 mod mistral4;
+mod nemotron_h;
 mod qwen3;
 
 use mlx_lm_common::model::{Architecture, LanguageModel};
@@ -15,6 +17,7 @@ use mlx_lm_common::{Config, Result, weights::Checkpoint, weights::Weights};
 pub const MODELS: &[Architecture] = &[
     Architecture { model_type: "deepseek_v2", remap: deepseek::remap, load: |c, w| boxed(deepseek::load(c, w)) },
     Architecture { model_type: "deepseek_v3", remap: deepseek::remap, load: |c, w| boxed(deepseek::load(c, w)) },
+    Architecture { model_type: "falcon_h1", remap: falcon_h1::remap, load: |c, w| boxed(falcon_h1::load(c, w)) },
     Architecture { model_type: "gemma3", remap: gemma3::remap, load: |c, w| boxed(gemma3::load(c, w)) },
     Architecture { model_type: "gemma3_text", remap: gemma3::remap, load: |c, w| boxed(gemma3::load(c, w)) },
     Architecture { model_type: "gemma4", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
@@ -27,6 +30,7 @@ pub const MODELS: &[Architecture] = &[
     Architecture { model_type: "mistral", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },
     Architecture { model_type: "mistral3", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },
     Architecture { model_type: "mistral4", remap: deepseek::remap, load: |c, w| boxed(mistral4::load(c, w)) },
+    Architecture { model_type: "nemotron_h", remap: nemotron_h::remap, load: |c, w| boxed(nemotron_h::load(c, w)) },
     Architecture { model_type: "qwen2", remap, load: |c, w| boxed(llama::load(c, w)) },
     Architecture { model_type: "qwen3", remap, load: |c, w| boxed(qwen3::load(c, w)) },
     Architecture { model_type: "qwen3_moe", remap: qwen3::remap, load: |c, w| boxed(qwen3::load(c, w)) },
