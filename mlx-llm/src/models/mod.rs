@@ -9,6 +9,7 @@ mod mistral3;
 mod mistral4;
 mod nemotron_h;
 mod qwen3;
+mod qwen3_next;
 
 use mlx_lm_common::model::{Architecture, LanguageModel};
 use mlx_lm_common::{Config, Result, weights::Checkpoint, weights::Weights};
@@ -33,7 +34,28 @@ pub const MODELS: &[Architecture] = &[
     Architecture { model_type: "nemotron_h", remap: nemotron_h::remap, load: |c, w| boxed(nemotron_h::load(c, w)) },
     Architecture { model_type: "qwen2", remap, load: |c, w| boxed(llama::load(c, w)) },
     Architecture { model_type: "qwen3", remap, load: |c, w| boxed(qwen3::load(c, w)) },
+    Architecture {
+        model_type: "qwen3_5",
+        remap: qwen3_next::remap_whole,
+        load: |c, w| boxed(qwen3_next::load(c, w)),
+    },
+    Architecture {
+        model_type: "qwen3_5_moe",
+        remap: qwen3_next::remap_whole,
+        load: |c, w| boxed(qwen3_next::load(c, w)),
+    },
+    Architecture {
+        model_type: "qwen3_5_moe_text",
+        remap: qwen3_next::remap_whole,
+        load: |c, w| boxed(qwen3_next::load(c, w)),
+    },
+    Architecture {
+        model_type: "qwen3_5_text",
+        remap: qwen3_next::remap_whole,
+        load: |c, w| boxed(qwen3_next::load(c, w)),
+    },
     Architecture { model_type: "qwen3_moe", remap: qwen3::remap, load: |c, w| boxed(qwen3::load(c, w)) },
+    Architecture { model_type: "qwen3_next", remap: qwen3_next::remap, load: |c, w| boxed(qwen3_next::load(c, w)) },
     Architecture { model_type: "smollm3", remap, load: |c, w| boxed(llama::load(c, w)) },
 ];
 
