@@ -2,6 +2,7 @@
 
 from engine import V, arch, base, saved
 from layouts import WRAPPED, chain, fuse_gate_up, same
+from mlx_lm import utils
 
 # ---- Gemma 3: sandwich norms, two RoPE bases, embeddings scaled by a square root that bfloat16 rounds ------------------
 
@@ -90,5 +91,8 @@ arch("gemma4_unified", dict(gemma4(gemma4_text(**BIG, **DENSE)), model_type="gem
                             architectures=["Gemma4UnifiedForConditionalGeneration"]), weights="gemma4_31b", scaled=True)
 # The text model alone: of the small kind, and with experts.
 arch("gemma4_text", dict(gemma4_text(**E2B), architectures=["Gemma4ForCausalLM"]), scaled=True)
+utils.MODEL_REMAPPING["gemma4_unified_text"] = "gemma4_text"
+arch("gemma4_unified_text", dict(gemma4_text(**E2B), model_type="gemma4_unified_text",
+                                 architectures=["Gemma4UnifiedForCausalLM"]), weights="gemma4_text", scaled=True)
 arch("gemma4_text_moe", dict(gemma4_text(**BIG, **MOE), architectures=["Gemma4ForCausalLM"]), scaled=True,
      layout=fuse_gate_up("experts.switch_glu", "experts"))

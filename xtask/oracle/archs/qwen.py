@@ -5,7 +5,8 @@ from functools import partial
 import mlx.core as mx
 from engine import ARCHS, V, arch, base
 from formats import encoded, float8_blocks
-from layouts import WRAPPED, chain, conv_torch, fuse_gate_up, minus_one, unstack_experts
+from layouts import WRAPPED, chain, conv_torch, fuse_gate_up, minus_one, prefix, unstack_experts
+from mlx_lm import utils
 from mlx_lm.models.rope_utils import initialize_rope
 
 # Biases on q, k and v.
@@ -101,3 +102,10 @@ arch("qwen3_5_tied", qwen3_5("qwen3_5", dict(intermediate_size=96), tied=True),
      layout=chain(conv_torch(), CENTRED, WRAPPED), bounded=True, extras=NOT_TEXT)
 arch("qwen3_5_moe", qwen3_5("qwen3_5_moe", EXPERTS), bounded=True, extras=NOT_TEXT, layout=chain(
     fuse_gate_up("mlp.switch_mlp", "mlp.experts"), conv_torch(), CENTRED, WRAPPED))
+# The text models alone, whose type mlx-lm does not know by name.
+utils.MODEL_REMAPPING.update(qwen3_5_text="qwen3_5", qwen3_5_moe_text="qwen3_5_moe")
+ALONE = prefix(("language_model.", ""))
+arch("qwen3_5_text", dict(ARCHS["qwen3_5"].config["text_config"], architectures=["Qwen3_5ForCausalLM"]), bounded=True,
+     layout=chain(conv_torch(), CENTRED, ALONE))
+arch("qwen3_5_moe_text", dict(ARCHS["qwen3_5_moe"].config["text_config"], architectures=["Qwen3_5MoeForCausalLM"]),
+     bounded=True, layout=chain(fuse_gate_up("mlp.switch_mlp", "mlp.experts"), conv_torch(), CENTRED, ALONE))
