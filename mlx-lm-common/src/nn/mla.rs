@@ -74,16 +74,16 @@ impl Mla {
             let norm = Norm::rms(&w.pp("q_a_layernorm"), rank, c.eps)?;
             Ok((norm, Projections::new(vec![linear("q_b_proj", rank, query_width, false)?])))
         };
-        let published = w.has("k_b_proj.weight");
-        let embed = if published {
-            MultiLinear::load_flipped_rows(&w.pp("k_b_proj"), c.heads, c.nope_dim, c.rank)?
+        let [(embed, unembed), (keys, values)] =
+            [("embed_q", "unembed_out"), ("k_b_proj", "v_b_proj")].map(|(a, b)| (w.pp(a), w.pp(b)));
+        let (embed, unembed) = if keys.has("weight") {
+            let embed = MultiLinear::load_flipped_rows(&keys, c.heads, c.nope_dim, c.rank)?;
+            (embed, MultiLinear::load_rows(&values, c.heads, c.rank, c.value_dim)?)
+        } else if embed.has("weight") || unembed.has("weight") {
+            let embed = MultiLinear::load(&embed, c.heads, c.nope_dim, c.rank)?;
+            (embed, MultiLinear::load(&unembed, c.heads, c.rank, c.value_dim)?)
         } else {
-            MultiLinear::load(&w.pp("embed_q"), c.heads, c.nope_dim, c.rank)?
-        };
-        let unembed = if published {
-            MultiLinear::load_rows(&w.pp("v_b_proj"), c.heads, c.rank, c.value_dim)?
-        } else {
-            MultiLinear::load(&w.pp("unembed_out"), c.heads, c.rank, c.value_dim)?
+            return Err(Error::MissingTensor(w.path("kv_b_proj.weight")));
         };
         Ok(Mla {
             inputs: Projections::new(vec![query, linear("kv_a_proj_with_mqa", c.dim, entry_width, c.bias)?]),
