@@ -1,4 +1,8 @@
-"""Nemotron H: each layer is a Mamba 2 mixer, attention, an MLP or a mixture of experts."""
+"""Nemotron H: each layer is a Mamba 2 mixer, attention, an MLP or a mixture of experts.
+
+`time_step_min` is there to be ignored: time steps lie within `time_step_limit`, as NVIDIA's code and mlx-lm have it.
+(transformers takes it as a bound in prompts, but not when it goes on token by token, so it contradicts itself.)
+"""
 
 import math
 
@@ -8,14 +12,6 @@ from layouts import chain, conv_torch, unstack_experts
 from mlx_lm.models import nemotron_h
 
 nemotron_h.group_expert_select = select
-
-
-def time_steps(model):
-    """mlx-lm bounds time steps by `time_step_limit`; the published model has `time_step_min` as the lower bound, and none
-    above."""
-    for layer in model.layers:
-        if layer.block_type == "M":
-            layer.mixer.time_step_limit = (model.args.time_step_min, math.inf)
 
 
 def nemotron(**keys):
@@ -41,18 +37,18 @@ def listed(config):
     config = dict(config)
     config["dtype"] = config.pop("torch_dtype")
     config["layers_block_type"] = [KINDS[c] for c in config.pop("hybrid_override_pattern")]
-    del config["num_hidden_layers"], config["time_step_limit"]
+    del config["num_hidden_layers"]
     return config
 
 
 EXPERTS = dict(moe_intermediate_size=32, moe_shared_expert_intermediate_size=96, n_group=4, n_routed_experts=8,
                n_shared_experts=1, norm_topk_prob=True, num_experts_per_tok=3, routed_scaling_factor=2.5, topk_group=2)
 LAYOUT = chain(unstack_experts("mixer.switch_mlp", "mixer.experts", dict(fc1="up_proj", fc2="down_proj")), conv_torch())
-OPTIONS = dict(correct=time_steps, v5=listed, layout=LAYOUT)
+OPTIONS = dict(v5=listed, layout=LAYOUT)
 arch("nemotron_h", nemotron(**EXPERTS), extras={"mtp.layers.0.eh_proj.weight": (64, 128)}, **OPTIONS)
-# As Nemotron H 8B: no experts, and biases where there can be some.
-arch("nemotron_h_dense", nemotron(hybrid_override_pattern="M-*-M", attention_bias=True, mlp_bias=True,
-                                  mamba_proj_bias=True, use_conv_bias=True), **OPTIONS)
+# As Nemotron H 8B: no experts; biases where there can be some, and bounds that some time steps meet.
+arch("nemotron_h_dense", nemotron(hybrid_override_pattern="M-*-M", time_step_limit=[0.1, 0.3], attention_bias=True,
+                                  mlp_bias=True, mamba_proj_bias=True), **OPTIONS)
 # As Nemotron 3 Super: experts work in fewer dimensions. The kinds of layers in an older spelling.
 arch("nemotron_h_latent", nemotron(
     hybrid_override_pattern=..., layers_block_type=["mamba", "moe", "attention", "mamba", "moe"], moe_latent_size=32,
