@@ -1,5 +1,5 @@
 // Lets a build of MLX without a GPU build graphs as one with a GPU does: norms, rotations and attention are one operation each,
-// where MLX's functions for the CPU spell them out in a dozen. Put before MLX's own functions (LD_PRELOAD) in a process that counts
+// and so is unpacking, where MLX's functions for the CPU spell them out in a dozen. Put before MLX's own functions (LD_PRELOAD) in a process that counts
 // operations and evaluates nothing: these have no code.
 
 #include <stdexcept>
@@ -10,7 +10,7 @@
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
 
-namespace mlx::core::fast {
+namespace mlx::core {
 
 namespace {
 
@@ -56,6 +56,50 @@ array norm(const char* name, const array& x, std::vector<std::optional<array>> p
 }
 
 } // namespace
+
+array dequantize(
+    const array& w,
+    const array& scales,
+    const std::optional<array>& biases,
+    std::optional<int>,
+    std::optional<int> bits,
+    const std::string& mode,
+    const std::optional<array>&,
+    std::optional<Dtype> dtype,
+    StreamOrDevice s) {
+  auto shape = w.shape();
+  shape.back() = shape.back() * 32 / bits.value_or(mode == "mxfp8" ? 8 : 4);
+  std::vector<array> inputs{w, scales};
+  if (biases) {
+    inputs.push_back(*biases);
+  }
+  return single("Dequantize", shape, dtype.value_or(biases ? scales.dtype() : bfloat16), std::move(inputs), s);
+}
+
+namespace fast {
+
+// BitNet's layers ask for one without asking whether there is Metal.
+CustomKernelFunction metal_kernel(
+    const std::string&,
+    const std::vector<std::string>&,
+    const std::vector<std::string>&,
+    const std::string&,
+    const std::string&,
+    bool,
+    bool,
+    const CompileOptions&) {
+  return [](const std::vector<array>& inputs,
+            const std::vector<Shape>& shapes,
+            const std::vector<Dtype>& dtypes,
+            std::tuple<int, int, int>,
+            std::tuple<int, int, int>,
+            std::vector<std::pair<std::string, TemplateArg>>,
+            std::optional<float>,
+            bool,
+            StreamOrDevice s) {
+    return array::make_arrays(shapes, dtypes, std::make_shared<Single>(to_stream(s), "CustomKernel"), inputs);
+  };
+}
 
 array rms_norm(const array& x, const std::optional<array>& weight, float, StreamOrDevice s) {
   return norm("RMSNorm", x, {weight}, s);
@@ -123,4 +167,6 @@ array scaled_dot_product_attention(
   return single("ScaledDotProductAttention", shape, dtype, std::move(inputs), s);
 }
 
-} // namespace mlx::core::fast
+} // namespace fast
+
+} // namespace mlx::core

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Counts the operations of one of mlx-lm's decoding steps as `llm-tool bench --nodes gpu` counts this project's, and prints the
+"""Counts the operations of one of mlx-lm's decoding steps as `llm-tool nodes` counts this project's, and prints the
 same line of JSON for each model.
 
 usage: nodes_mlx_lm.py FOLDER...
@@ -17,7 +17,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 OPERATION = re.compile(r'\{ (\d+) \[label ="(\w+)", shape=rectangle\]; \}')
-PROMPT = [1, 2, 3]
+# Longer than the windows and chunks of the fixtures.
+PROMPT = list(range(1, 13))
 
 
 def operations(arrays):
@@ -33,7 +34,7 @@ def step(model):
     Nothing is evaluated: what was there before the step is left out by address."""
     cache = make_prompt_cache(model)
     kept = lambda: [a for _, a in tree_flatten([c.state for c in cache]) if isinstance(a, mx.array)]
-    successor = lambda tokens: mx.argmax(model(mx.array([tokens]), cache=cache)[:, -1], axis=-1)
+    successor = lambda tokens: mx.argmax(model(mx.array([tokens]), cache=cache), axis=-1)
     for tokens in (PROMPT, PROMPT[:1]):
         successor(tokens)
     before = operations(kept())
@@ -45,7 +46,7 @@ def step(model):
 def main():
     for folder in map(Path, sys.argv[1:]):
         try:
-            model, _ = load_model(folder, lazy=True)
+            model, _ = load_model(folder)
             counts = step(model)
             figures = {"layers": len(model.layers), "nodes_per_token": counts.total(), "operations": counts}
         except Exception as e:

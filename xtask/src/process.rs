@@ -64,12 +64,17 @@ impl LlmTool {
         Ok(LlmTool { binary: binary.context("cargo built llm-tool, but did not say where")? })
     }
 
+    /// The unpacked wheel of MLX that it is linked with.
+    pub(crate) fn mlx(&self) -> PathBuf {
+        self.binary.with_file_name("mlx").join("mlx")
+    }
+
     /// The program with one of its commands, ready to be given options and run.
     pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = Command::new(&self.binary);
         // The rpath of .cargo/config.toml does this, unless a RUSTFLAGS variable replaces it.
         let path = if cfg!(target_os = "macos") { "DYLD_FALLBACK_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
-        command.env(path, self.binary.with_file_name("mlx").join("mlx/lib")).arg(name);
+        command.env(path, self.mlx().join("lib")).arg(name);
         command
     }
 }

@@ -9,6 +9,7 @@ mod answer;
 mod commands;
 mod failure;
 mod generation;
+mod graph;
 mod kv;
 mod model;
 mod paths;
@@ -18,7 +19,7 @@ mod terminal;
 mod tokens;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, generate, info, logits, models, template, tokenize};
+use commands::{bench, chat, generate, info, logits, models, nodes, template, tokenize};
 use std::io;
 use terminal::Interrupt;
 
@@ -51,6 +52,7 @@ enum Command {
     Template(template::Arguments),
     Logits(logits::Arguments),
     Bench(bench::Arguments),
+    Nodes(nodes::Arguments),
 }
 
 fn main() {
@@ -78,6 +80,7 @@ fn run(command: Command) -> u8 {
         Command::Template(arguments) => template::run(&arguments),
         Command::Logits(arguments) => logits::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Nodes(arguments) => nodes::run(&arguments),
     };
     match done {
         Ok(()) => 0,

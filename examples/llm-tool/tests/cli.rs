@@ -199,7 +199,8 @@ fn info_knows_what_caches_take() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["chat", "generate", "info", "models", "tokenize", "template", "logits", "bench"] {
+    for command in ["chat", "generate", "info", "models", "tokenize", "template", "logits", "bench", "nodes"]
+    {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains(&format!("llm-tool {command}")) && help.contains("Examples:"), "{help}");
     }

@@ -4,9 +4,10 @@
 mod engines;
 mod llama_cpp;
 mod models;
+mod nodes;
 mod report;
 
-use std::thread::available_parallelism;
+use std::{path::PathBuf, thread::available_parallelism};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -17,6 +18,7 @@ use models::Model;
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
+#[command(after_help = nodes::HELP)]
 pub(crate) struct Arguments {
     /// One short run of the small model instead of medians
     #[arg(long)]
@@ -30,6 +32,18 @@ pub(crate) struct Arguments {
     /// What to measure
     #[arg(long, value_delimiter = ',', default_value = "demo,random", value_name = "NAMES")]
     models: Vec<Weights>,
+    /// Count operations of a decoding step for every parity fixture, and fail where there are more than mlx-lm's
+    #[arg(long)]
+    nodes: bool,
+    /// The 4-bit twins, not the plain fixtures
+    #[arg(long, requires = "nodes")]
+    quantized: bool,
+    /// The folder of the fixtures [default: all that `cargo xtask fixtures --all` writes]
+    #[arg(long, requires = "nodes", value_name = "DIR")]
+    fixtures: Option<PathBuf>,
+    /// Only these fixtures, for instance `llama3,qwen3`
+    #[arg(long, requires = "nodes", value_delimiter = ',', value_name = "NAMES")]
+    only: Vec<String>,
 }
 
 /// Which model is measured.
@@ -61,6 +75,9 @@ struct Measured {
 
 /// Measures and reports.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.nodes {
+        return nodes::run(arguments);
+    }
     let programs = Programs::ready(&arguments.peers)?;
     let cores = available_parallelism()?.get();
     let mut models = Vec::new();

@@ -6,5 +6,6 @@ pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod logits;
 pub(crate) mod models;
+pub(crate) mod nodes;
 pub(crate) mod template;
 pub(crate) mod tokenize;

@@ -1,13 +1,12 @@
 //! `llm-tool bench`: how fast a model is here.
 
-mod graph;
 mod memory;
 
-use crate::{kv::KvSpec, model::ModelArgs, progress, terminal, tokens::NoTokenizer};
+use crate::{graph, kv::KvSpec, model::ModelArgs, progress, terminal, tokens::NoTokenizer};
 use clap::Args;
-use graph::Step;
 use mlx_llm::{
-    Error, Event, GenerateParameters, ModelContainer, Result, Summary, Tokenizer, common::raw::Device,
+    Error, Event, GenerateParameters, ModelContainer, Result, Summary, Tokenizer,
+    common::{cache::CachePolicy, raw::Device},
 };
 use mlx_lm_tokenizers::AutoTokenizer;
 use serde_json::{Value, json};
@@ -51,7 +50,7 @@ prefill_tok_s, decode_tok_s  tokens per second, of the prompt and after the firs
 ttft_s                       seconds to the first token, the first time
 peak_bytes                   most memory of the process
 load_s, load_bytes           time to load, and memory that loading took
-nodes_per_token              operations in the graph of one decoding step
+nodes_per_token              operations in the graph of one decoding step; `llm-tool nodes` names them
 host_us_per_token            microseconds to build that graph";
 
 /// Runs the command.
@@ -81,7 +80,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     // Before anything else takes memory.
     let peak_bytes = memory::peak();
-    let Step { seconds, nodes } = graph::step(&model, arguments.kv)?;
+    let policy = CachePolicy { max_size: arguments.kv.max_size(), ..Default::default() };
+    let (nodes, seconds) = model.run(move |context| {
+        let model = context.model.as_ref();
+        let nodes: usize = graph::operations(model, &policy)?.values().sum();
+        Ok((nodes, median(graph::building(model, &policy)?.into_iter())))
+    })?;
     bar.finish_and_clear();
 
     let generated = runs.iter().map(|r| r.generated_tokens - 1).min().unwrap_or(0);
