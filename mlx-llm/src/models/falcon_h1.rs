@@ -117,7 +117,9 @@ impl FalconConfig {
             let wanted = format!("a divisor of {heads} heads");
             return Err(Error::config("num_key_value_heads", kv_heads, wanted));
         }
-        let head_dim = self.head_dim.unwrap_or(self.hidden_size / heads);
+        let each = (self.hidden_size % heads == 0).then_some(self.hidden_size / heads);
+        let head_dim =
+            self.head_dim.or(each).ok_or_else(|| Error::config("head_dim", "nothing", "a width"))?;
         let rope = RopeConfig::from_config(config, None, head_dim)?;
         let plain = AttentionSpec::new(heads, kv_heads, head_dim, w.backend().kernels);
         Ok(AttentionSpec {
@@ -157,6 +159,25 @@ impl MixerConfig {
 }
 
 impl Multipliers {
+    fn read(config: &Config) -> Result<Multipliers> {
+        let m: Multipliers = config.parse()?;
+        let named: [(&str, &[f32]); 9] = [
+            ("embedding_multiplier", &[m.embedding_multiplier]),
+            ("lm_head_multiplier", &[m.lm_head_multiplier]),
+            ("attention_in_multiplier", &[m.attention_in_multiplier]),
+            ("key_multiplier", &[m.key_multiplier]),
+            ("attention_out_multiplier", &[m.attention_out_multiplier]),
+            ("ssm_in_multiplier", &[m.ssm_in_multiplier]),
+            ("ssm_multipliers", &m.ssm_multipliers),
+            ("ssm_out_multiplier", &[m.ssm_out_multiplier]),
+            ("mlp_multipliers", &m.mlp_multipliers),
+        ];
+        match named.iter().find(|(_, values)| !values.iter().all(|x| x.is_finite())) {
+            Some((key, values)) => Err(Error::config(*key, format!("{values:?}"), "finite numbers")),
+            None => Ok(m),
+        }
+    }
+
     /// What a tensor is to be multiplied by: all values, or each row. `folded` says whether mlx-lm has multiplied it before. The
     /// rows of `in_proj` have the multipliers `parts`.
     fn of(&self, tensor: &str, folded: bool, parts: &[f32]) -> Option<Vec<f32>> {
@@ -211,7 +232,7 @@ impl Layer for FalconLayer {
 pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
     super::remap(checkpoint, config)?;
     let c: FalconConfig = config.parse()?;
-    let multipliers: Multipliers = config.parse()?;
+    let multipliers = Multipliers::read(config)?;
     let shape =
         |name: &str| checkpoint.get(&format!("model.layers.0.mamba.{name}")).map(|t| t.shape().to_vec());
     let folded = shape("conv1d.weight").is_some_and(|s| s.ends_with(&[1]));
@@ -230,7 +251,7 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
 
 pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<FalconLayer>> {
     let c: FalconConfig = config.parse()?;
-    let multipliers: Multipliers = config.parse()?;
+    let multipliers = Multipliers::read(config)?;
     let (m, dim, eps) = (w.pp("model"), c.hidden_size, c.rms_norm_eps);
     let mixer = config.parse::<MixerConfig>()?.mixer(dim, eps)?;
     let attention = c.attention(config, multipliers.key_multiplier, w)?;

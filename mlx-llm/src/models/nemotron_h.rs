@@ -67,6 +67,7 @@ struct NemotronConfig {
 }
 
 /// What a layer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Mamba,
     Attention,
@@ -186,7 +187,7 @@ struct Mixture {
 impl Mixture {
     fn load(w: &Weights, config: &Config, c: &NemotronConfig) -> Result<Mixture> {
         let (dim, wide) = (c.hidden_size, c.moe_latent_size.unwrap_or(c.hidden_size));
-        let (router, form) = (c.router(config)?, c.mlp(1)?.form);
+        let (router, form, names) = (c.router(config)?, c.mlp(1)?.form, ["", "fc1", "fc2"]);
         let experts = ExpertsConfig::new(wide, config.dim("moe_intermediate_size")?, router.experts);
         let latent = |_| -> Result<_> {
             let down = Linear::load(&w.pp("fc1_latent_proj"), dim, wide, c.mlp_bias)?;
@@ -198,7 +199,7 @@ impl Mixture {
         };
         Ok(Mixture {
             router: Router::load(w, &router)?,
-            experts: Experts::load(&w.pp("switch_mlp"), &ExpertsConfig { form, ..experts })?,
+            experts: Experts::load(&w.pp("switch_mlp"), &ExpertsConfig { form, names, ..experts })?,
             latent: c.moe_latent_size.map(latent).transpose()?,
             shared: (c.n_shared_experts > 0).then(shared).transpose()?,
         })
@@ -259,15 +260,15 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, _: &Config) -> Result<()> {
     checkpoint.rename_prefix("model.", "backbone.")?;
     checkpoint.conv_to_mlx(|name| name.ends_with(".mixer.conv1d.weight"))?;
     checkpoint.stack("mixer.experts", "mixer.switch_mlp")?;
-    checkpoint.rename_module("switch_mlp.fc1", "switch_mlp.up_proj")?;
-    checkpoint.rename_module("switch_mlp.fc2", "switch_mlp.down_proj")
+    checkpoint.rename_module("switch_mlp.up_proj", "switch_mlp.fc1")?;
+    checkpoint.rename_module("switch_mlp.down_proj", "switch_mlp.fc2")
 }
 
 pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<NemotronLayer>> {
     let c: NemotronConfig = config.parse()?;
     let (m, dim, eps) = (w.pp("backbone"), c.hidden_size, c.layer_norm_epsilon);
     let kinds = c.kinds()?;
-    let mixer = |kind: &Kind, w: &Weights| match kind {
+    let mixer = |kind: Kind, w: &Weights| match kind {
         Kind::Mamba => Mamba2::load(w, &c.mamba(config)?).map(Mixer::Mamba),
         Kind::Attention => Attention::load(w, &c.attention(config)?).map(Mixer::Attention),
         Kind::Mlp => Mlp::load(w, &c.mlp(config.dim("intermediate_size")?)?).map(Mixer::Mlp),
@@ -277,7 +278,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<NemotronLayer
         embed: Embedding::load(&m.pp("embeddings"), c.vocab_size, dim)?,
         layers: load_layers(&m, kinds.len() as i32, |i, w| {
             let norm = Norm::rms(&w.pp("norm"), dim, eps)?;
-            Ok(NemotronLayer { norm, mixer: mixer(&kinds[i], &w.pp("mixer"))? })
+            Ok(NemotronLayer { norm, mixer: mixer(kinds[i], &w.pp("mixer"))? })
         })?,
         norm: Norm::rms(&m.pp("norm_f"), dim, eps)?,
         head: Head::load(w, false, dim, c.vocab_size)?,
@@ -285,4 +286,49 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<NemotronLayer
         vocab_size: c.vocab_size,
         backend: w.backend(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn kinds(keys: Value) -> Result<Vec<Kind>> {
+        let mut config = json!({"model_type": "nemotron_h", "hidden_size": 8, "vocab_size": 8, "layer_norm_epsilon": 1e-5});
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        Config::from_json(config)?.parse::<NemotronConfig>()?.kinds()
+    }
+
+    #[test]
+    fn layers_are_told_by_letters_or_words() {
+        let all = [Kind::Mamba, Kind::Mlp, Kind::Attention, Kind::Experts];
+        for keys in [
+            json!({"hybrid_override_pattern": "M-*E"}),
+            json!({"hybrid_override_pattern": "M-*E", "num_hidden_layers": 4}),
+            json!({"layers_block_type": ["mamba", "mlp", "attention", "moe"]}),
+            json!({"layer_types": ["linear_attention", "mlp", "full_attention", "moe"], "num_hidden_layers": 4}),
+        ] {
+            assert_eq!(kinds(keys).unwrap(), all);
+        }
+    }
+
+    #[test]
+    fn what_tells_no_layers_is_refused() {
+        for (keys, wanted) in [
+            (
+                json!({"hybrid_override_pattern": "M-X*"}),
+                &["hybrid_override_pattern[2]", "`X`", "M, *, - or E"][..],
+            ),
+            (json!({"layers_block_type": ["mamba", "rnn"]}), &["layers_block_type[1]", "`rnn`"]),
+            (
+                json!({"hybrid_override_pattern": "M-*", "num_hidden_layers": 4}),
+                &["pattern", "3 layers", "4"],
+            ),
+            (json!({"num_hidden_layers": 4}), &["hybrid_override_pattern", "nothing"]),
+        ] {
+            let found = kinds(keys).unwrap_err().to_string();
+            assert!(wanted.iter().all(|part| found.contains(part)), "{found}");
+        }
+    }
 }
