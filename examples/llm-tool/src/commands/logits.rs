@@ -38,6 +38,12 @@ pub(crate) struct Arguments {
     /// How to store keys and values: `float` or `max:N`
     #[arg(long, value_name = "SPEC", default_value = "float")]
     kv: KvSpec,
+    /// Continue from a saved prompt cache, which the prompt then follows
+    #[arg(long, value_name = "FILE", conflicts_with = "greedy")]
+    cache_in: Option<PathBuf>,
+    /// Save the prompt cache after the prompt
+    #[arg(long, value_name = "FILE")]
+    cache_out: Option<PathBuf>,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -46,7 +52,8 @@ pub(crate) struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   llm-tool logits --model ./my-model --prompt-tokens 1,2,3 --out logits.safetensors
-  llm-tool logits --model demo --prompt-tokens 1,4093,198 --decode-tokens 504,6376 --greedy 32 --chunk 2 --out l.safetensors";
+  llm-tool logits --model demo --prompt-tokens 1,4093,198 --decode-tokens 504,6376 --greedy 32 --chunk 2 --out l.safetensors
+  llm-tool logits --model demo --cache-in prompt.safetensors --prompt-tokens 504,6376 --out l.safetensors";
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -60,8 +67,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     decode.check("decode-tokens", model.vocab_size())?;
 
     let chunk = arguments.chunk.map_or(prompt.0.len(), NonZeroUsize::get);
-    let mut cache = new_cache(model, arguments.kv)?;
+    let mut cache = match &arguments.cache_in {
+        Some(file) => Cache::load(file, &model.cache_specs(), &policy(arguments.kv))?.0,
+        None => new_cache(model, arguments.kv)?,
+    };
     let mut arrays = HashMap::from([("prefill", forward(model, prompt.0.chunks(chunk), &mut cache)?)]);
+    if let Some(file) = &arguments.cache_out {
+        cache.save(file, &[])?;
+    }
     if !decode.0.is_empty() {
         arrays.insert("decode", forward(model, decode.0.chunks(1), &mut cache)?);
     }
@@ -73,7 +86,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn new_cache(model: &dyn LanguageModel, kv: KvSpec) -> Result<Cache> {
-    Cache::new(&model.cache_specs(), &CachePolicy { max_size: kv.max_size(), ..Default::default() })
+    Cache::new(&model.cache_specs(), &policy(kv))
+}
+
+fn policy(kv: KvSpec) -> CachePolicy {
+    CachePolicy { max_size: kv.max_size(), ..Default::default() }
 }
 
 /// Logits [1, n, V] of all chunks, in float32.
