@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Reference, for_all, ids, near};
+use common::{Reference, for_all_models, ids, near};
 use mlx_llm::common::{
     cache::{Cache, CachePolicy, CacheSpec},
     model::{LanguageModel, LoadedModel},
@@ -41,7 +41,7 @@ enum For {
 
 /// Runs `f` for every model and policy. The tokens are the prompt's and the decode tokens', ten in all.
 fn for_every_cache(which: For, f: impl Fn(&dyn LanguageModel, &CachePolicy, &[u32]) -> Result<(), String>) {
-    for_all(|name, LoadedModel { model, .. }| {
+    for_all_models(|name, LoadedModel { model, .. }| {
         if which == For::FixedRotation && name.starts_with("llama_dynamic_ntk") {
             return Ok(());
         }
@@ -214,7 +214,7 @@ fn saving_and_loading_changes_nothing() {
 
 #[test]
 fn a_left_padded_row_equals_the_row_alone() {
-    for_all(|name, LoadedModel { model, .. }| {
+    for_all_models(|name, LoadedModel { model, .. }| {
         if name.starts_with("llama_dynamic_ntk") {
             // Its rotation depends on the length of the text, which a batch has but one of.
             return Ok(());
@@ -246,7 +246,7 @@ fn a_left_padded_row_equals_the_row_alone() {
 /// Texts so long that bounded caches let go of positions, several times.
 #[test]
 fn bounded_caches_let_go_of_what_nobody_sees() {
-    for_all(|name, LoadedModel { model, .. }| {
+    for_all_models(|name, LoadedModel { model, .. }| {
         let declared = model.cache_specs().iter().any(is_bounded);
         let plain =
             ["qwen3", "llama-4bit", "deepseek_v3"].contains(&name.trim_end_matches(" without kernels"));
@@ -299,7 +299,7 @@ fn bounded_caches_let_go_of_what_nobody_sees() {
 /// States do not grow, whatever the length of the text.
 #[test]
 fn two_thousand_steps_leave_the_memory_of_states_flat() {
-    for_all(|name, LoadedModel { model, .. }| {
+    for_all_models(|name, LoadedModel { model, .. }| {
         let specs = model.cache_specs();
         // Twins of a model have the same caches.
         if name.contains('-') || !specs.iter().any(has_state) {

@@ -60,8 +60,23 @@ pub fn wanted(folder: &Path) -> bool {
 
 /// Runs `f` on every fixture, with and without kernels, and reports all that fail.
 pub fn for_all(f: impl Fn(&str, LoadedModel) -> Result<(), String>) {
+    for_each(fixtures(), f);
+}
+
+/// As [`for_all`], on one fixture of each model in float and one in 4 bits: other twins differ from them in how they are stored, which
+/// is no concern of caches.
+pub fn for_all_models(f: impl Fn(&str, LoadedModel) -> Result<(), String>) {
+    let mut folders = fixtures();
+    folders.retain(|folder| {
+        let name = folder.file_name().unwrap().to_string_lossy();
+        name.split_once('-').is_none_or(|(_, twin)| twin == "4bit")
+    });
+    for_each(folders, f);
+}
+
+fn for_each(folders: Vec<PathBuf>, f: impl Fn(&str, LoadedModel) -> Result<(), String>) {
     let mut failed = Vec::new();
-    for folder in fixtures().into_iter().filter(|folder| wanted(folder)) {
+    for folder in folders.into_iter().filter(|folder| wanted(folder)) {
         for without_kernels in [false, true] {
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
             let name = if without_kernels { format!("{name} without kernels") } else { name };
