@@ -1,19 +1,23 @@
 //! Opens a checkpoint, whatever container it is in.
 
 use super::{
-    Checkpoint, CheckpointFile, Float8, Stored, Tensor, header::DType, header::TensorInfo, index::Shards,
+    Checkpoint, CheckpointFile, Float8, Stored, Tensor, encodings, header::DType, header::TensorInfo,
+    index::Shards,
 };
 use crate::{Config, Error, Result, gguf::Gguf};
 use mlx_rs::Dtype;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-/// Reads configuration and headers of `model`: a folder in the Hugging Face layout, or a GGUF file. No tensor is read.
+/// Reads configuration and headers of `model`: a folder in the Hugging Face layout, or a GGUF file. No tensor is read; what other
+/// toolkits have quantized will come as plain floats or in MLX's packed layouts.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::File`] or [`Error::Tensor`] for what is missing or damaged, [`Error::Config`] for a bad configuration.
 pub fn open(model: &Path) -> Result<(Config, Checkpoint)> {
     if model.is_dir() {
-        return Ok((Config::from_dir(model)?, open_folder(model)?));
+        let (config, mut checkpoint) = (Config::from_dir(model)?, open_folder(model)?);
+        encodings::decode(&mut checkpoint, &config)?;
+        return Ok((config, checkpoint));
     }
     match model.extension().and_then(|e| e.to_str()) {
         Some("gguf") => open_gguf(model),

@@ -86,6 +86,11 @@ impl Derived {
         Derived { inputs, compute, shape, dtype: scales, float_type: Some(scales) }
     }
 
+    /// The same, of a checkpoint that counts as one that computes in `float_type`, or in what its other tensors have.
+    pub fn with_float_type(self, float_type: Option<Dtype>) -> Derived {
+        Derived { float_type, ..self }
+    }
+
     /// Sizes of the axes, as the values count.
     pub fn shape(&self) -> &[i32] {
         &self.shape

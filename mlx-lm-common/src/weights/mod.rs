@@ -6,6 +6,7 @@
 mod checkpoint;
 mod container;
 mod derived;
+mod encodings;
 pub mod header;
 pub mod index;
 mod matrix;

@@ -59,6 +59,11 @@ pub(crate) fn checkpoint(entries: &[Entry]) -> Checkpoint {
 
 /// As [`checkpoint`], with more keys in the configuration.
 pub(crate) fn open(entries: &[Entry], config: Value) -> (Config, Checkpoint) {
+    try_open(entries, config).unwrap()
+}
+
+/// As [`open`], for folders that may be refused.
+pub(crate) fn try_open(entries: &[Entry], config: Value) -> Result<(Config, Checkpoint)> {
     let folder = tempfile::tempdir().unwrap();
     let views = entries.iter().map(|(name, dtype, shape, data)| {
         (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
@@ -69,7 +74,7 @@ pub(crate) fn open(entries: &[Entry], config: Value) -> (Config, Checkpoint) {
     all.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
     fs::write(folder.path().join("config.json"), all.to_string()).unwrap();
     // The files stay open after the folder is gone.
-    weights::open(folder.path()).unwrap()
+    weights::open(folder.path())
 }
 
 /// A view of the checkpoint, on the CPU in float32.
@@ -88,6 +93,7 @@ pub(crate) fn matrix(w: &Weights, module: &str, shape: &[i32]) -> Result<Vec<f32
     let dense = match w.pp(module).matrix(shape, Some(Dtype::Float32))? {
         Matrix::Dense(a) => a,
         Matrix::Packed(p) => {
+            let p = p.with_scales_in(Dtype::Float32)?;
             mlx_lm_common::raw::dequantize(&p.weight, &p.scales, p.biases.as_ref(), p.format())?
         }
     };

@@ -121,13 +121,13 @@ impl Packings<'_> {
     /// Values that a tensor stands for; scales and biases of packed matrices stand for none.
     fn parameters(&self, name: &str, tensor: &Tensor) -> u64 {
         let values = tensor.shape().iter().map(|n| *n as u64).product();
-        let Tensor::Plain(plain) = tensor else { return values };
+        let Some(dtype) = tensor.dtype() else { return values };
         let (matrix, part) = name.rsplit_once('.').unwrap_or(("", name));
         let of = |part: &str| self.tensors.get(format!("{matrix}.{part}").as_str());
         let Some(scales) = of("scales") else { return values };
         match part {
             "scales" | "biases" => 0,
-            "weight" if plain.dtype == Dtype::Uint32 => {
+            "weight" if dtype == Dtype::Uint32 => {
                 let (words, groups) = (size(tensor, 1), size(scales, 1));
                 values / words.max(1) * self.columns(matrix, words, groups, of("biases").is_some())
             }

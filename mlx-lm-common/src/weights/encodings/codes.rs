@@ -1,0 +1,67 @@
+//! Small integers in bytes and words, and 8-bit floats.
+
+use crate::Result;
+use mlx_rs::{Array, Dtype, ops};
+
+/// Every `bits` of the bytes `x`, lowest first: as many arrays like `x` as codes fit into a byte.
+pub(super) fn planes(x: &Array, bits: u32) -> Result<Vec<Array>> {
+    let plane = |i: u32| Ok(x.floor_divide(byte(1 << (bits * i)))?.remainder(byte(1 << bits))?);
+    (0..8 / bits).map(plane).collect()
+}
+
+/// The codes of `bits` in words or bytes [.., n], lowest first: bytes [.., codes].
+pub(super) fn unpack(x: &Array, bits: u32) -> Result<Array> {
+    let bytes = x.view_dtype(Dtype::Uint8)?;
+    let codes = ops::stack(&planes(&bytes, bits)?, -1)?;
+    let columns = bytes.dim(-1).saturating_mul((8 / bits) as i32);
+    Ok(codes.reshape(&with_last(&bytes, columns))?)
+}
+
+/// Codes of `bits`, one in a byte, [.., n], as words [.., n · bits / 32] in MLX's order.
+pub(super) fn pack(codes: &Array, bits: u32) -> Result<Array> {
+    let per_byte = 8 / bits;
+    let shifts: Vec<u8> = (0..per_byte).map(|i| 1 << (bits * i)).collect();
+    let shape = [&with_last(codes, codes.dim(-1) / per_byte as i32)[..], &[per_byte as i32]].concat();
+    let placed = codes.reshape(&shape)?.multiply(Array::from_slice(&shifts, &[per_byte as i32]))?;
+    Ok(placed.sum_axis(-1, false)?.as_dtype(Dtype::Uint8)?.view_dtype(Dtype::Uint32)?)
+}
+
+/// Floats with 4 bits of exponent and 3 of mantissa, in float32: those of a float16 with the same bits are smaller by 2^8.
+pub(super) fn e4m3(x: &Array) -> Result<Array> {
+    let x = x.as_dtype(Dtype::Uint16)?;
+    let magnitude = x.remainder(word(128))?.multiply(word(1 << 7))?;
+    let sign = x.floor_divide(word(128))?.multiply(word(1 << 15))?;
+    let half = magnitude.add(sign)?.view_dtype(Dtype::Float16)?;
+    Ok(half.as_dtype(Dtype::Float32)?.multiply(Array::from_f32(256.0))?)
+}
+
+/// Powers of two, from their biased exponent.
+pub(super) fn e8m0(x: &Array) -> Result<Array> {
+    let bits = x.as_dtype(Dtype::Uint32)?.multiply(Array::from_slice(&[1u32 << 23], &[]))?;
+    Ok(bits.view_dtype(Dtype::Float32)?)
+}
+
+/// Each entry of the last axis `count` times.
+pub(super) fn repeat(x: &Array, count: i32) -> Result<Array> {
+    if count == 1 {
+        return Ok(x.clone());
+    }
+    let columns = x.dim(-1);
+    let wide = ops::broadcast_to(x.expand_dims(-1)?, &[x.shape(), &[count]].concat())?;
+    Ok(wide.reshape(&with_last(x, columns.saturating_mul(count)))?)
+}
+
+fn with_last(x: &Array, columns: i32) -> Vec<i32> {
+    match x.shape() {
+        [rows @ .., _] => [rows, &[columns]].concat(),
+        [] => vec![columns],
+    }
+}
+
+fn byte(n: u8) -> Array {
+    Array::from_slice(&[n], &[])
+}
+
+fn word(n: u16) -> Array {
+    Array::from_slice(&[n], &[])
+}

@@ -1,0 +1,75 @@
+//! Encodings of other toolkits, decoded before an architecture sees a name: 8-bit floats become plain floats, packed codes
+//! become MLX's, with the same values.
+//!
+//! What a tensor is shows in the tensors themselves. `quantization_config` only tells what they cannot: that somebody uses an
+//! encoding which is not known here, how large blocks are, whether a scale multiplies or divides.
+
+mod awq;
+mod bitnet;
+mod codes;
+mod compressed;
+mod fp8;
+mod mxfp4;
+mod settings;
+
+use super::{Checkpoint, Source, Tensor};
+use crate::{Config, Error, Result};
+use mlx_rs::Dtype;
+use settings::Settings;
+use std::rc::Rc;
+
+/// Brings what other toolkits have quantized into MLX's layout.
+///
+/// # Errors
+/// [`Error::Config`] for an encoding that is not known, [`Error::MissingTensor`], [`Error::Shape`] or [`Error::Tensor`] for
+/// tensors that do not belong together.
+pub(super) fn decode(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
+    let settings = Settings::read(config)?;
+    mxfp4::decode(checkpoint)?;
+    awq::decode(checkpoint)?;
+    compressed::decode(checkpoint)?;
+    bitnet::decode(checkpoint, &settings)?;
+    fp8::decode(checkpoint, &settings)
+}
+
+/// The tensors whose name ends in `suffix`, and what comes before it.
+fn ending(checkpoint: &Checkpoint, suffix: &str) -> Vec<String> {
+    let stem = |(name, _): (&str, &Tensor)| name.strip_suffix(suffix).map(str::to_string);
+    checkpoint.iter().filter_map(stem).collect()
+}
+
+/// Takes the tensor `name`, which must be there, of one of these types and of this shape if that is known.
+fn part(
+    checkpoint: &mut Checkpoint,
+    name: String,
+    types: &[Dtype],
+    shape: Option<&[i32]>,
+) -> Result<(String, Tensor)> {
+    let Some(tensor) = checkpoint.take(&name) else { return Err(Error::MissingTensor(name)) };
+    if !tensor.dtype().is_some_and(|t| types.contains(&t)) {
+        return Err(Error::tensor(name, format!("holds {:?}, but must hold {types:?}", tensor.dtype())));
+    }
+    match shape {
+        Some(wanted) if tensor.shape() != wanted => {
+            Err(Error::Shape { name, found: tensor.shape().to_vec(), wanted: wanted.to_vec() })
+        }
+        _ => Ok((name, tensor)),
+    }
+}
+
+/// What so many derived tensors read.
+fn source((name, tensor): (String, Tensor), readers: usize) -> Rc<Source> {
+    Source::new(name, tensor, readers)
+}
+
+/// How often each scale must be repeated so that groups are of a size that MLX has.
+fn repeats(name: &str, columns: i32, groups: i32) -> Result<i32> {
+    let group = if groups > 0 && columns % groups == 0 { columns / groups } else { 0 };
+    let size = [128, 64, 32].into_iter().find(|size| group > 0 && group % size == 0);
+    size.map(|size| group / size).ok_or_else(|| {
+        let why = format!("{groups} scales for {columns} columns make no groups of a multiple of 32");
+        Error::tensor(name, why)
+    })
+}
+
+const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
