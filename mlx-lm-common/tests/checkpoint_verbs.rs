@@ -382,7 +382,7 @@ fn packed_latent_attention() {
     let dense = Array::from_slice(&exact, &[2, 96, 128]);
     let parts = dense.split_at_indices(&[64], 1).unwrap();
     for (matrix, dense) in [(embed, parts[0].swap_axes(1, 2).unwrap()), (unembed, parts[1].clone())] {
-        let (qw, qs, qb) = ops::quantize(&dense.contiguous().unwrap(), 64, 8).unwrap();
+        let (qw, qs, qb) = ops::quantize(dense.contiguous().unwrap(), 64, 8).unwrap();
         for (found, wanted) in matrix.arrays().zip([qw, qs, qb]) {
             assert_eq!(floats(found), floats(&wanted));
         }
