@@ -4,7 +4,9 @@ mod deepseek;
 mod falcon_h1;
 mod gemma3;
 mod gemma4;
+mod lfm2;
 mod llama;
+mod llama4;
 mod mistral3;
 mod mistral4;
 mod nemotron_h;
@@ -26,7 +28,11 @@ pub const MODELS: &[Architecture] = &[
     Architecture { model_type: "gemma4_unified", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
     Architecture { model_type: "gemma4_unified_text", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
     Architecture { model_type: "kimi_k2", remap: deepseek::remap, load: |c, w| boxed(deepseek::load(c, w)) },
+    Architecture { model_type: "lfm2", remap: lfm2::remap, load: |c, w| boxed(lfm2::load(c, w)) },
+    Architecture { model_type: "lfm2_moe", remap: lfm2::remap, load: |c, w| boxed(lfm2::load(c, w)) },
     Architecture { model_type: "llama", remap, load: |c, w| boxed(llama::load(c, w)) },
+    Architecture { model_type: "llama4", remap: llama4::remap, load: |c, w| boxed(llama4::load(c, w)) },
+    Architecture { model_type: "llama4_text", remap: llama4::remap, load: |c, w| boxed(llama4::load(c, w)) },
     Architecture { model_type: "ministral3", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },
     Architecture { model_type: "mistral", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },
     Architecture { model_type: "mistral3", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },

@@ -72,9 +72,23 @@ impl Attention {
         keys_values: KeysValues,
         biases: [bool; 2],
     ) -> Result<Attention> {
+        Attention::around_to(spec, w, dim, keys_values, biases, "o_proj")
+    }
+
+    /// As [`Attention::around`], with an output projection of the name `output`.
+    pub fn around_to(
+        spec: AttentionSpec,
+        w: &Weights,
+        dim: i32,
+        keys_values: KeysValues,
+        biases: [bool; 2],
+        output: &str,
+    ) -> Result<Attention> {
         let width = |heads: i32| {
             let wanted = || format!("fewer heads of {}", spec.head_dim);
-            heads.checked_mul(spec.head_dim).ok_or_else(|| Error::config("num_attention_heads", heads, wanted()))
+            heads
+                .checked_mul(spec.head_dim)
+                .ok_or_else(|| Error::config("num_attention_heads", heads, wanted()))
         };
         let (q, kv) = (width(spec.heads)?, width(spec.kv_heads)?);
         let all = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
@@ -86,7 +100,7 @@ impl Attention {
         Ok(Attention {
             qkv: Projections::load(w, dim, projected, biases[0])?,
             keys_values,
-            output: Linear::load(&w.pp("o_proj"), q, dim, biases[1])?,
+            output: Linear::load(&w.pp(output), q, dim, biases[1])?,
             spec,
         })
     }
@@ -114,7 +128,8 @@ impl Attention {
             KeysValues::Own => {}
             KeysValues::One => projected.extend(projected.last().cloned()),
             KeysValues::Shared => {
-                let q = projected.pop().ok_or_else(|| Error::Unsupported("attention without queries".into()))?;
+                let q =
+                    projected.pop().ok_or_else(|| Error::Unsupported("attention without queries".into()))?;
                 return cache.attend_again(q, &self.spec).at("attend");
             }
         }

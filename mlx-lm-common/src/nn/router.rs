@@ -196,14 +196,18 @@ impl Router {
                 let [scores, selection] = fused(self.compile, corrected_sigmoid, [logits, correction])?;
                 return Ok((scores, selection));
             }
-            (Score::Sigmoid, None) => fused(self.compile, sigmoid, [logits])?.into_iter().next(),
-            (Score::Softmax, _) => Some(ops::softmax_axis(logits, -1, true)?),
-            (Score::TopKSoftmax, _) => None,
+            (Score::Sigmoid, None) => {
+                let [scores] = fused(self.compile, sigmoid, [logits])?;
+                scores
+            }
+            (Score::Softmax, _) => ops::softmax_axis(logits, -1, true)?,
+            (Score::TopKSoftmax, _) => logits.clone(),
         };
-        let scores = scores.unwrap_or_else(|| logits.clone());
-        let selection = match &self.correction {
-            Some(correction) => scores.add(correction)?,
-            None => scores.clone(),
+        let selection = match (&self.correction, &self.groups) {
+            (Some(correction), _) => scores.add(correction)?,
+            (None, Some(_)) => scores.clone(),
+            // In the same order, and still apart where scores round to one.
+            (None, None) => logits.clone(),
         };
         Ok((scores, selection))
     }
