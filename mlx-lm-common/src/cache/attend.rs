@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    nn::{Norm, Rope},
+    nn::{Norm, Rope, scalar},
 };
 use mlx_rs::{Array, Dtype, ops};
 
@@ -87,7 +87,7 @@ impl PositionScale {
             return Ok(q);
         }
         let scale = match at.padding {
-            None if len == 1 => Array::from_f32(self.at(first)),
+            None if len == 1 => scalar(self.at(first), &q)?,
             None => {
                 let scales: Vec<f32> = (first..=last).map(|p| self.at(p)).collect();
                 Array::from_slice(&scales, &[len, 1])

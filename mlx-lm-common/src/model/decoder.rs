@@ -4,7 +4,7 @@ use super::{Embedded, LanguageModel};
 use crate::{
     At, Backend, Result,
     cache::{Cache, CacheSpec, LayerCache},
-    nn::{Embedding, Head, Norm},
+    nn::{Embedding, Head, Norm, scalar},
     raw::{self, Device},
     weights::Weights,
 };
@@ -63,14 +63,14 @@ impl Scales {
     pub fn capped(self, logits: Array) -> Result<Array> {
         let logits = scaled(logits, self.logits)?;
         let Some(cap) = self.softcap else { return Ok(logits) };
-        let cap = Array::from_f32(cap).as_dtype(logits.dtype())?;
+        let cap = scalar(cap, &logits)?;
         Ok(ops::tanh(logits.divide(&cap)?)?.multiply(cap)?)
     }
 }
 
 fn scaled(x: Array, by: Option<f32>) -> Result<Array> {
     let Some(by) = by else { return Ok(x) };
-    Ok(x.multiply(Array::from_f32(by).as_dtype(x.dtype())?)?)
+    Ok(x.multiply(scalar(by, &x)?)?)
 }
 
 /// Runs layers in order, each with its part of the cache; on the CPU, evaluation begins on the way.

@@ -1,7 +1,8 @@
 //! Chains of elementwise operations as one node of the graph.
 
 use crate::Result;
-use mlx_rs::{Array, error::Exception, transforms::compile};
+use half::{bf16, f16};
+use mlx_rs::{Array, Dtype, error::Exception, transforms::compile};
 use std::{cell::RefCell, collections::HashMap};
 
 type Compiled = Box<dyn for<'a> FnMut(&'a [Array]) -> Result<Vec<Array>, Exception>>;
@@ -26,13 +27,17 @@ pub fn fused<const N: usize, const M: usize>(
     if !compile {
         return Ok(chain(args)?);
     }
-    apply((chain as usize, N, M, Vec::new()), move |args| chain(args), args)
+    apply((chain as usize, N, M, Vec::new()), chain, args)
 }
+
+/// A chain with constants.
+type ChainWith<const N: usize, const P: usize, const M: usize> =
+    fn([&Array; N], [f32; P]) -> Result<[Array; M], Exception>;
 
 /// As [`fused`], for a chain that has constants; they become part of the node.
 pub fn fused_with<const N: usize, const P: usize, const M: usize>(
     compile: bool,
-    chain: fn([&Array; N], [f32; P]) -> Result<[Array; M], Exception>,
+    chain: ChainWith<N, P, M>,
     args: [&Array; N],
     constants: [f32; P],
 ) -> Result<[Array; M]> {
@@ -43,9 +48,13 @@ pub fn fused_with<const N: usize, const P: usize, const M: usize>(
     apply((chain as usize, N, M, bits), move |args| chain(args, constants), args)
 }
 
-/// A scalar in the type of `like`: MLX would compute in float32 if either side of an operation had it.
+/// A scalar in the type of `like`: MLX would compute in float32 if either side of an operation had it. No node of the graph.
 pub fn scalar(value: f32, like: &Array) -> Result<Array, Exception> {
-    Array::from_f32(value).as_dtype(like.dtype())
+    match like.dtype() {
+        Dtype::Float16 => Ok(Array::from_slice(&[f16::from_f32(value)], &[])),
+        Dtype::Bfloat16 => Ok(Array::from_slice(&[bf16::from_f32(value)], &[])),
+        dtype => Array::from_f32(value).as_dtype(dtype),
+    }
 }
 
 fn apply<const N: usize, const M: usize>(

@@ -1,5 +1,6 @@
 //! Rotary position embeddings (arXiv 2104.09864).
 
+use super::scalar;
 use crate::{
     Result,
     config::{Frequencies, RopeConfig, Theta},
@@ -89,7 +90,7 @@ impl Rope {
     /// Multiplies the channels that will turn.
     fn scaled(&self, x: &Array, mscale: f32) -> Result<Array> {
         let dims = self.0.config.dims;
-        let factor = Array::from_f32(mscale).as_dtype(x.dtype())?;
+        let factor = scalar(mscale, x)?;
         if dims == x.dim(-1) {
             return Ok(x.multiply(factor)?);
         }
