@@ -126,8 +126,8 @@ impl<const N: usize> Buffers<N> {
             Err(Error::Cache(format!("a layer keeps {found}, here {wanted} are wanted")))
         };
         // Which ranges of slots make up the text, in order.
-        let (ranges, offset): (Vec<Range<i32>>, i32) = match (self.reach, &numbers[..]) {
-            (Reach::All, &[offset]) if (0..=slots).contains(&offset) => (vec![0..offset], offset),
+        let (ranges, offset): (Vec<(i32, i32)>, i32) = match (self.reach, &numbers[..]) {
+            (Reach::All, &[offset]) if (0..=slots).contains(&offset) => (vec![(0, offset)], offset),
             (Reach::Window { size, keep }, &[offset, k, s, next]) => {
                 if (k, s) != (keep, size) {
                     return other(format!("{k} of {s} positions"), format!("{keep} of {size}"));
@@ -137,7 +137,7 @@ impl<const N: usize> Buffers<N> {
                 }
                 // A ring that has wrapped: the oldest position is the one to be overwritten next.
                 let wrapped = next < slots && offset > next;
-                (if wrapped { vec![0..keep, next..slots, keep..next] } else { vec![0..next] }, offset)
+                (if wrapped { vec![(0, keep), (next, slots), (keep, next)] } else { vec![(0, next)] }, offset)
             }
             (Reach::Chunk(size), &[offset, s, start]) => {
                 if s != size {
@@ -148,12 +148,13 @@ impl<const N: usize> Buffers<N> {
                 if start > self.reach.oldest(offset) {
                     return Err(odd());
                 }
-                (vec![0..held], offset)
+                (vec![(0, held)], offset)
             }
             _ => return Err(odd()),
         };
         let in_order = |a: &Array| -> Result<Array> {
-            let parts = ranges.iter().filter(|r| !r.is_empty()).map(|r| raw::slots(a, r.start, r.end));
+            let parts =
+                ranges.iter().filter(|(from, to)| from < to).map(|(from, to)| raw::slots(a, *from, *to));
             let parts = parts.collect::<Result<Vec<_>, _>>()?;
             Ok(match &parts[..] {
                 [one] => one.clone(),

@@ -131,8 +131,8 @@ impl Writer {
 }
 
 pub(super) fn save(path: &Path, states: &[LayerState], offset: i32, user: &[(String, String)]) -> Result<()> {
-    let mut writer = Writer::default();
-    writer.metadata = user.iter().map(|(k, v)| (format!("0.{k}"), v.clone())).collect();
+    let metadata = user.iter().map(|(k, v)| (format!("0.{k}"), v.clone())).collect();
+    let mut writer = Writer { metadata, ..Default::default() };
     writer.metadata.insert("2.0".into(), offset.to_string());
     for (i, state) in states.iter().enumerate() {
         writer.metadata.insert(format!("1.{i}"), state.class.clone());
