@@ -64,6 +64,8 @@ class Arch:
     """Embeddings are tied and scaled up. (Of full rank, they would make the last token the likeliest one always.)"""
     bounded: bool = False
     """Norm weights lie between 0.5 and 2, where bfloat16 loses nothing when 1 is taken off."""
+    unscaled: bool = False
+    """Scores have no scale: the norms of queries make up for it. (Else attention is all or nothing, and magnifies rounding.)"""
     correct: Optional[Callable] = None
     """function(model): makes mlx-lm's model compute what the published one does."""
     v5: Optional[Callable] = None
@@ -119,7 +121,8 @@ def draw(a, path, shape, owner, tied):
         return normal(0.2)
     if len(shape) == 1:
         around = normal(0.2).clip(-0.5, 1.0) if a.bounded else normal(0.2)
-        return around + (CENTRED.get(type(owner).__module__) != type(owner).__name__)
+        weight = around + (CENTRED.get(type(owner).__module__) != type(owner).__name__)
+        return weight * fan_in if a.unscaled and parent == "q_norm" else weight
     if isinstance(owner, nn.Conv1d):
         return normal(1.0 / math.sqrt(shape[1]))
     if isinstance(owner, nn.Embedding):

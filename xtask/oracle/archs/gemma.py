@@ -1,6 +1,6 @@
 """Gemma 3 and 4, alone and inside models that also see and hear."""
 
-from engine import V, arch, base, saved
+from engine import V, Twin, arch, base, saved, v5
 from layouts import WRAPPED, chain, fuse_gate_up, same
 from mlx_lm import utils
 
@@ -74,25 +74,39 @@ BIG = dict(num_hidden_layers=4, num_global_key_value_heads=1, num_kv_shared_laye
            layer_types=["sliding_attention"] * 3 + ["full_attention"])
 MOE = dict(enable_moe_block=True, num_experts=8, top_k_experts=3, moe_intermediate_size=32)
 DENSE = dict(enable_moe_block=False, num_experts=None, top_k_experts=None, moe_intermediate_size=None)
+
+
+def gemma4_v5(config):
+    """Heads that differ by layer are told by layer."""
+    config = dict(config)
+    own = dict(head_dim=config.pop("global_head_dim"))
+    heads = config.pop("num_global_key_value_heads")
+    if config["attention_k_eq_v"] and heads != config["num_key_value_heads"]:
+        own["num_key_value_heads"] = heads
+    config["per_layer_config"] = {str(i): own for i, t in enumerate(config["layer_types"]) if t == "full_attention"}
+    return config
+
+
+FORM = dict(scaled=True, unscaled=True, v5=gemma4_v5, twins=dict(v5=Twin(v5)))
 # The published checkpoint has keys and values for layers that share those of others.
 arch("gemma4_e2b", gemma4(gemma4_text(**E2B), audio_config=dict(model_type="gemma4_audio", hidden_size=32)),
-     layout=WRAPPED, scaled=True, extras={**VISION, **{
+     layout=WRAPPED, **FORM, extras={**VISION, **{
          f"model.language_model.layers.{i}.self_attn.{name}": shape for i, d in ((3, 32), (4, 32), (5, 64)) for name, shape in
          (("k_proj.weight", (d, 64)), ("v_proj.weight", (d, 64)), ("k_norm.weight", (d,)))},
          "model.audio_tower.output_proj.weight": (32, 32)})
 # Twice as wide per layer, without double-wide MLPs; two heads of keys and values.
 arch("gemma4_e4b", gemma4(gemma4_text(**{**E2B, "num_kv_shared_layers": 2, "num_key_value_heads": 2,
                                          "hidden_size_per_layer_input": 64, "use_double_wide_mlp": False})),
-     layout=WRAPPED, scaled=True, extras=VISION)
-arch("gemma4_26b_a4b", gemma4(gemma4_text(**BIG, **MOE)), scaled=True, extras=VISION,
+     layout=WRAPPED, **FORM, extras=VISION)
+arch("gemma4_26b_a4b", gemma4(gemma4_text(**BIG, **MOE)), **FORM, extras=VISION,
      layout=chain(fuse_gate_up("experts.switch_glu", "experts"), WRAPPED))
-arch("gemma4_31b", gemma4(gemma4_text(**BIG, **DENSE)), scaled=True, layout=WRAPPED, extras=VISION)
+arch("gemma4_31b", gemma4(gemma4_text(**BIG, **DENSE)), **FORM, layout=WRAPPED, extras=VISION)
 arch("gemma4_unified", dict(gemma4(gemma4_text(**BIG, **DENSE)), model_type="gemma4_unified",
-                            architectures=["Gemma4UnifiedForConditionalGeneration"]), weights="gemma4_31b", scaled=True)
+                            architectures=["Gemma4UnifiedForConditionalGeneration"]), weights="gemma4_31b", **FORM)
 # The text model alone: of the small kind, and with experts.
-arch("gemma4_text", dict(gemma4_text(**E2B), architectures=["Gemma4ForCausalLM"]), scaled=True)
+arch("gemma4_text", dict(gemma4_text(**E2B), architectures=["Gemma4ForCausalLM"]), **FORM)
 utils.MODEL_REMAPPING["gemma4_unified_text"] = "gemma4_text"
 arch("gemma4_unified_text", dict(gemma4_text(**E2B), model_type="gemma4_unified_text",
-                                 architectures=["Gemma4UnifiedForCausalLM"]), weights="gemma4_text", scaled=True)
-arch("gemma4_text_moe", dict(gemma4_text(**BIG, **MOE), architectures=["Gemma4ForCausalLM"]), scaled=True,
+                                 architectures=["Gemma4UnifiedForCausalLM"]), weights="gemma4_text", **FORM)
+arch("gemma4_text_moe", dict(gemma4_text(**BIG, **MOE), architectures=["Gemma4ForCausalLM"]), **FORM,
      layout=fuse_gate_up("experts.switch_glu", "experts"))
