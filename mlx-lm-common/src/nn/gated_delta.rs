@@ -142,7 +142,8 @@ fn gate([z, y]: [&Array; 2]) -> Result<[Array; 1], Exception> {
 
 /// The rule as a [`Recurrence`]. Inputs: queries and keys [B, L, 2, Hk, Dk] of length 1; values [B, L, Hv · Dv]; logarithms of decays
 /// and rates [B, L, Hv] in float32. Where these two are zero, the state stays as it is. Outputs [B, L, Hv, Dv] and the state [B, Hv,
-/// Dv, Dk] are float32; head h of values belongs to head h · Hk / Hv of keys. `COMPILE` is as in [`fused`].
+/// Dv, Dk] are float32; head h of values belongs to head h · Hk / Hv of keys. `COMPILE` is as in [`fused`], and tells a
+/// GPU from a CPU.
 pub fn gated_delta<const COMPILE: bool>(
     state: Option<&Array>,
     inputs: &[Array],
@@ -185,12 +186,19 @@ fn step<const COMPILE: bool>(
         let qk = qk.reshape(&[batch, 2, key_heads, 1, key_dim])?;
         ops::broadcast_to(&qk, &[batch, 2, key_heads, heads / key_heads, key_dim])?
     };
-    let [q, k] = split(&qk.reshape(&[batch, 2 * heads, key_dim, 1])?, 1, &[heads])?;
+    let vector = if COMPILE { [key_dim, 1] } else { [1, key_dim] };
+    let [q, k] = split(&qk.reshape(&[batch, 2 * heads, vector[0], vector[1]])?, 1, &[heads])?;
+    // MLX's product of a matrix and a vector is slow on the CPU.
+    let product = |state: &Array, vector: &Array| match COMPILE {
+        true => ops::matmul(state, vector),
+        false => state.multiply(vector)?.sum_axis(-1, true),
+    };
     let (v, decay, rate) =
         (v.reshape(&[batch, heads, value_dim, 1])?, decay.reshape(&each)?, rate.reshape(&each)?);
-    let known = ops::matmul(state, &k)?;
-    let [state] = fused(COMPILE, update, [state, &known, &decay, &rate, &v, &k.swap_axes(-1, -2)?])?;
-    let y = ops::matmul(&state, &q)?.reshape(&[batch, 1, heads, value_dim])?;
+    let known = product(state, &k)?;
+    let key_row = if COMPILE { k.swap_axes(-1, -2)? } else { k };
+    let [state] = fused(COMPILE, update, [state, &known, &decay, &rate, &v, &key_row])?;
+    let y = product(&state, &q)?.reshape(&[batch, 1, heads, value_dim])?;
     Ok((y, state))
 }
 

@@ -245,7 +245,8 @@ fn skipped_and_gated([y, x, skip, z]: [&Array; 4]) -> Result<[Array; 1], Excepti
 
 /// The recurrence without D x, as a [`Recurrence`]. Inputs: x [B, L, heads · P], B and C [B, L, groups · N], and time steps [B, L, heads]
 /// in float32; where these are zero, the state stays as it is. The constant is A, [1, heads, 1, 1] of one group or else [1, groups,
-/// heads / groups, 1, 1]. Outputs [B, L, heads · P] and the state [B, heads, P, N] are float32. `COMPILE` is as in [`fused`].
+/// heads / groups, 1, 1]. Outputs [B, L, heads · P] and the state [B, heads, P, N] are float32. `COMPILE` is as in [`fused`],
+/// and tells a GPU from a CPU.
 pub fn ssd<const COMPILE: bool>(
     state: Option<&Array>,
     inputs: &[Array],
@@ -301,9 +302,15 @@ fn step<const COMPILE: bool>(
     let state = if one { state.clone() } else { state.reshape(&of_heads(s.head_dim, s.state))? };
     let (x, dt) = (x.reshape(&of_heads(s.head_dim, 1))?, dt.reshape(&of_heads(1, 1))?);
     let [state] = fused(COMPILE, update, [&state, &x, &b.reshape(&of_groups)?, &dt, neg_a])?;
-    let rows = state.reshape(&[s.batch, s.groups, s.each * s.head_dim, s.state])?;
-    let c = c.as_dtype(Dtype::Float32)?.reshape(&[s.batch, s.groups, s.state, 1])?;
-    let y = ops::matmul(&rows, &c)?.reshape(&[s.batch, 1, -1])?;
+    let c = c.as_dtype(Dtype::Float32)?;
+    let y = if COMPILE {
+        let rows = state.reshape(&[s.batch, s.groups, s.each * s.head_dim, s.state])?;
+        ops::matmul(&rows, c.reshape(&[s.batch, s.groups, s.state, 1])?)?
+    } else {
+        // MLX's product of a matrix and a vector is slow on the CPU.
+        state.multiply(c.reshape(&of_groups)?)?.sum_axis(-1, false)?
+    };
+    let y = y.reshape(&[s.batch, 1, -1])?;
     Ok((y, if one { state } else { state.reshape(&whole)? }))
 }
 
