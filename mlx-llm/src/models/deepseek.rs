@@ -12,8 +12,8 @@ use mlx_lm_common::{
     config::{RopeConfig, dim, epsilon, optional_dim},
     model::{Decoder, Layer, Scales, load_layers},
     nn::{
-        Embedding, ExpertsConfig, GroupScore, Groups, Head, Mla, MlaConfig, Mlp, MlpConfig, Moe, MoeConfig,
-        Norm, Normalize, Rope, RouterConfig, Score, SharedConfig,
+        Embedding, ExpertsConfig, FeedForward, GroupScore, Groups, Head, Mla, MlaConfig, MlpConfig,
+        MoeConfig, Norm, Normalize, Rope, RouterConfig, Score, SharedConfig,
     },
     weights::{Checkpoint, Weights},
 };
@@ -156,11 +156,6 @@ impl DeepseekConfig {
     }
 }
 
-enum FeedForward {
-    Dense(Mlp),
-    Experts(Moe),
-}
-
 pub(super) struct DeepseekLayer {
     input_layernorm: Norm,
     self_attn: Mla,
@@ -171,10 +166,7 @@ pub(super) struct DeepseekLayer {
 impl Layer for DeepseekLayer {
     fn forward(&self, x: &Array, cache: &mut LayerCache) -> Result<Array> {
         let h = self.self_attn.forward_add(&self.input_layernorm, x, cache)?;
-        match &self.mlp {
-            FeedForward::Dense(mlp) => mlp.forward_add(&self.post_attention_layernorm, &h),
-            FeedForward::Experts(moe) => moe.forward_add(&self.post_attention_layernorm, &h),
-        }
+        self.mlp.forward_add(&self.post_attention_layernorm, &h)
     }
 
     fn cache(&self) -> CacheSpec {
@@ -239,8 +231,8 @@ pub(super) fn load_variant(
     let (m, dim, eps) = (w.pp("model"), c.hidden_size, c.rms_norm_eps);
     let (attention, mixture) = (c.attention(config, variant)?, c.mixture(config, variant)?);
     let mlp = |i: usize, w: &Weights| match &mixture {
-        Some(mixture) if c.routes(i) => Moe::load(w, mixture).map(FeedForward::Experts),
-        _ => Mlp::load(w, &MlpConfig::new(dim, c.intermediate_size)).map(FeedForward::Dense),
+        Some(mixture) if c.routes(i) => FeedForward::experts(w, mixture),
+        _ => FeedForward::dense(w, &MlpConfig::new(dim, c.intermediate_size)),
     };
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,

@@ -9,7 +9,7 @@ use mlx_lm_common::{
     config::{RopeConfig, dim, epsilon},
     model::{Decoder, Layer, Scales, load_layers},
     nn::{
-        Attention, Embedding, ExpertsConfig, Head, KeysValues, Mlp, MlpConfig, Moe, MoeConfig, Norm,
+        Attention, Embedding, ExpertsConfig, FeedForward, Head, KeysValues, MlpConfig, MoeConfig, Norm,
         Normalize, Rope, RouterConfig, Score, ShortConv,
     },
     weights::{Checkpoint, Weights},
@@ -126,11 +126,6 @@ enum Mixer {
     Attention(Attention),
 }
 
-enum FeedForward {
-    Dense(Mlp),
-    Experts(Box<Moe>),
-}
-
 pub(super) struct Lfm2Layer {
     operator_norm: Norm,
     mixer: Mixer,
@@ -144,10 +139,7 @@ impl Layer for Lfm2Layer {
             Mixer::Conv(conv) => conv.forward_add(&self.operator_norm, x, cache)?,
             Mixer::Attention(attention) => attention.forward_add(&self.operator_norm, x, cache)?,
         };
-        match &self.feed_forward {
-            FeedForward::Dense(mlp) => mlp.forward_add(&self.ffn_norm, &h),
-            FeedForward::Experts(moe) => moe.forward_add(&self.ffn_norm, &h),
-        }
+        self.feed_forward.forward_add(&self.ffn_norm, &h)
     }
 
     fn cache(&self) -> CacheSpec {
@@ -211,7 +203,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Lfm2Layer>> {
     };
     let feed_forward = |i: usize, w: &Weights| {
         let Some(e) = mixture.as_ref().filter(|e| i >= e.num_dense_layers) else {
-            return Mlp::load(w, &dense).map(FeedForward::Dense);
+            return FeedForward::dense(w, &dense);
         };
         let router = RouterConfig {
             score: Score::Sigmoid,
@@ -221,7 +213,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Lfm2Layer>> {
             ..RouterConfig::new(dim, e.num_experts, e.num_experts_per_tok)
         };
         let experts = ExpertsConfig::new(dim, e.moe_intermediate_size, e.num_experts);
-        Moe::load(w, &MoeConfig::new(router, experts)).map(|moe| FeedForward::Experts(Box::new(moe)))
+        FeedForward::experts(w, &MoeConfig::new(router, experts))
     };
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,

@@ -12,7 +12,7 @@ use mlx_lm_common::{
     config::{RopeConfig, dim, epsilon, optional_dim},
     model::{Decoder, Layer, Scales, load_layers},
     nn::{
-        Activation, Attention, Embedding, ExpertsConfig, Form, Glu, Head, KeysValues, Mlp, MlpConfig, Moe,
+        Activation, Attention, Embedding, ExpertsConfig, FeedForward, Form, Glu, Head, KeysValues, MlpConfig,
         MoeConfig, Norm, Rope, RouterConfig, Score, SharedConfig,
     },
     weights::{Checkpoint, Weights},
@@ -138,11 +138,6 @@ impl Llama4Config {
     }
 }
 
-enum FeedForward {
-    Dense(Mlp),
-    Experts(Box<Moe>),
-}
-
 pub(super) struct Llama4Layer {
     input_layernorm: Norm,
     self_attn: Attention,
@@ -154,10 +149,7 @@ pub(super) struct Llama4Layer {
 impl Layer for Llama4Layer {
     fn forward(&self, x: &Array, cache: &mut LayerCache) -> Result<Array> {
         let h = self.self_attn.forward_add(&self.input_layernorm, x, cache)?;
-        match &self.feed_forward {
-            FeedForward::Dense(mlp) => mlp.forward_add(&self.post_attention_layernorm, &h),
-            FeedForward::Experts(moe) => moe.forward_add(&self.post_attention_layernorm, &h),
-        }
+        self.feed_forward.forward_add(&self.post_attention_layernorm, &h)
     }
 
     fn cache(&self) -> CacheSpec {
@@ -207,10 +199,10 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Llama4Layer>>
     };
     let feed_forward = |i: usize, w: &Weights| {
         if c.routes(i) {
-            return Moe::load(w, &c.moe(form)).map(|moe| FeedForward::Experts(Box::new(moe)));
+            return FeedForward::experts(w, &c.moe(form));
         }
         let config = MlpConfig { form, ..MlpConfig::new(dim, c.intermediate_size_mlp) };
-        Mlp::load(w, &config).map(FeedForward::Dense)
+        FeedForward::dense(w, &config)
     };
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,

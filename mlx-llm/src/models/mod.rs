@@ -1,9 +1,11 @@
 //! One short file for each family of architectures; [`MODELS`] is the whole registry.
 
+mod bitnet;
 mod deepseek;
 mod falcon_h1;
 mod gemma3;
 mod gemma4;
+mod gpt_oss;
 mod lfm2;
 mod llama;
 mod llama4;
@@ -16,53 +18,46 @@ mod qwen3_next;
 use mlx_lm_common::model::{Architecture, LanguageModel};
 use mlx_lm_common::{Config, Result, weights::Checkpoint, weights::Weights};
 
+/// A line each: the model type, what brings its published layouts into one, and what builds it from that.
+macro_rules! architectures {
+    ($($model_type:literal: $remap:path, $load:path;)*) => {
+        [$(Architecture { model_type: $model_type, remap: $remap, load: |c, w| boxed($load(c, w)) }),*]
+    };
+}
+
 /// Every architecture of this crate.
-pub const MODELS: &[Architecture] = &[
-    Architecture { model_type: "deepseek_v2", remap: deepseek::remap, load: |c, w| boxed(deepseek::load(c, w)) },
-    Architecture { model_type: "deepseek_v3", remap: deepseek::remap, load: |c, w| boxed(deepseek::load(c, w)) },
-    Architecture { model_type: "falcon_h1", remap: falcon_h1::remap, load: |c, w| boxed(falcon_h1::load(c, w)) },
-    Architecture { model_type: "gemma3", remap: gemma3::remap, load: |c, w| boxed(gemma3::load(c, w)) },
-    Architecture { model_type: "gemma3_text", remap: gemma3::remap, load: |c, w| boxed(gemma3::load(c, w)) },
-    Architecture { model_type: "gemma4", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
-    Architecture { model_type: "gemma4_text", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
-    Architecture { model_type: "gemma4_unified", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
-    Architecture { model_type: "gemma4_unified_text", remap: gemma4::remap, load: |c, w| boxed(gemma4::load(c, w)) },
-    Architecture { model_type: "kimi_k2", remap: deepseek::remap, load: |c, w| boxed(deepseek::load(c, w)) },
-    Architecture { model_type: "lfm2", remap: lfm2::remap, load: |c, w| boxed(lfm2::load(c, w)) },
-    Architecture { model_type: "lfm2_moe", remap: lfm2::remap, load: |c, w| boxed(lfm2::load(c, w)) },
-    Architecture { model_type: "llama", remap, load: |c, w| boxed(llama::load(c, w)) },
-    Architecture { model_type: "llama4", remap: llama4::remap, load: |c, w| boxed(llama4::load(c, w)) },
-    Architecture { model_type: "llama4_text", remap: llama4::remap, load: |c, w| boxed(llama4::load(c, w)) },
-    Architecture { model_type: "ministral3", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },
-    Architecture { model_type: "mistral", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },
-    Architecture { model_type: "mistral3", remap: mistral3::remap, load: |c, w| boxed(llama::load(c, w)) },
-    Architecture { model_type: "mistral4", remap: deepseek::remap, load: |c, w| boxed(mistral4::load(c, w)) },
-    Architecture { model_type: "nemotron_h", remap: nemotron_h::remap, load: |c, w| boxed(nemotron_h::load(c, w)) },
-    Architecture { model_type: "qwen2", remap, load: |c, w| boxed(llama::load(c, w)) },
-    Architecture { model_type: "qwen3", remap, load: |c, w| boxed(qwen3::load(c, w)) },
-    Architecture {
-        model_type: "qwen3_5",
-        remap: qwen3_next::remap_whole,
-        load: |c, w| boxed(qwen3_next::load(c, w)),
-    },
-    Architecture {
-        model_type: "qwen3_5_moe",
-        remap: qwen3_next::remap_whole,
-        load: |c, w| boxed(qwen3_next::load(c, w)),
-    },
-    Architecture {
-        model_type: "qwen3_5_moe_text",
-        remap: qwen3_next::remap_whole,
-        load: |c, w| boxed(qwen3_next::load(c, w)),
-    },
-    Architecture {
-        model_type: "qwen3_5_text",
-        remap: qwen3_next::remap_whole,
-        load: |c, w| boxed(qwen3_next::load(c, w)),
-    },
-    Architecture { model_type: "qwen3_moe", remap: qwen3::remap, load: |c, w| boxed(qwen3::load(c, w)) },
-    Architecture { model_type: "qwen3_next", remap: qwen3_next::remap, load: |c, w| boxed(qwen3_next::load(c, w)) },
-    Architecture { model_type: "smollm3", remap, load: |c, w| boxed(llama::load(c, w)) },
+pub const MODELS: &[Architecture] = &architectures![
+    "bitnet": remap, bitnet::load;
+    "deepseek_v2": deepseek::remap, deepseek::load;
+    "deepseek_v3": deepseek::remap, deepseek::load;
+    "falcon_h1": falcon_h1::remap, falcon_h1::load;
+    "gemma3": gemma3::remap, gemma3::load;
+    "gemma3_text": gemma3::remap, gemma3::load;
+    "gemma4": gemma4::remap, gemma4::load;
+    "gemma4_text": gemma4::remap, gemma4::load;
+    "gemma4_unified": gemma4::remap, gemma4::load;
+    "gemma4_unified_text": gemma4::remap, gemma4::load;
+    "gpt_oss": gpt_oss::remap, gpt_oss::load;
+    "kimi_k2": deepseek::remap, deepseek::load;
+    "lfm2": lfm2::remap, lfm2::load;
+    "lfm2_moe": lfm2::remap, lfm2::load;
+    "llama": remap, llama::load;
+    "llama4": llama4::remap, llama4::load;
+    "llama4_text": llama4::remap, llama4::load;
+    "ministral3": mistral3::remap, llama::load;
+    "mistral": mistral3::remap, llama::load;
+    "mistral3": mistral3::remap, llama::load;
+    "mistral4": deepseek::remap, mistral4::load;
+    "nemotron_h": nemotron_h::remap, nemotron_h::load;
+    "qwen2": remap, llama::load;
+    "qwen3": remap, qwen3::load;
+    "qwen3_5": qwen3_next::remap_whole, qwen3_next::load;
+    "qwen3_5_moe": qwen3_next::remap_whole, qwen3_next::load;
+    "qwen3_5_moe_text": qwen3_next::remap_whole, qwen3_next::load;
+    "qwen3_5_text": qwen3_next::remap_whole, qwen3_next::load;
+    "qwen3_moe": qwen3::remap, qwen3::load;
+    "qwen3_next": qwen3_next::remap, qwen3_next::load;
+    "smollm3": remap, llama::load;
 ];
 
 fn boxed<M: LanguageModel + 'static>(model: Result<M>) -> Result<Box<dyn LanguageModel>> {

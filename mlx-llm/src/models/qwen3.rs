@@ -7,7 +7,7 @@ use mlx_lm_common::{
     config::dim,
     model::{Decoder, Layer, Scales, load_layers},
     nn::{
-        Attention, AttentionConfig, Embedding, ExpertsConfig, Head, Mlp, MlpConfig, Moe, MoeConfig, Norm,
+        Attention, AttentionConfig, Embedding, ExpertsConfig, FeedForward, Head, MlpConfig, MoeConfig, Norm,
         Normalize, RouterConfig,
     },
     weights::{Checkpoint, Weights},
@@ -42,11 +42,6 @@ impl MixtureConfig {
     }
 }
 
-enum FeedForward {
-    Dense(Mlp),
-    Experts(Moe),
-}
-
 pub(super) struct Qwen3Layer {
     input_layernorm: Norm,
     self_attn: Attention,
@@ -57,10 +52,7 @@ pub(super) struct Qwen3Layer {
 impl Layer for Qwen3Layer {
     fn forward(&self, x: &Array, cache: &mut LayerCache) -> Result<Array> {
         let h = self.self_attn.forward_add(&self.input_layernorm, x, cache)?;
-        match &self.mlp {
-            FeedForward::Dense(mlp) => mlp.forward_add(&self.post_attention_layernorm, &h),
-            FeedForward::Experts(moe) => moe.forward_add(&self.post_attention_layernorm, &h),
-        }
+        self.mlp.forward_add(&self.post_attention_layernorm, &h)
     }
 }
 
@@ -85,9 +77,9 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Qwen3Layer>> 
             let router = RouterConfig::new(dim, e.num_experts, e.num_experts_per_tok);
             let experts = ExpertsConfig::new(dim, e.moe_intermediate_size, e.num_experts);
             let config = MoeConfig::new(RouterConfig { normalize, ..router }, experts);
-            Moe::load(w, &config).map(FeedForward::Experts)
+            FeedForward::experts(w, &config)
         }
-        _ => Mlp::load(w, &MlpConfig::new(dim, c.intermediate_size)).map(FeedForward::Dense),
+        _ => FeedForward::dense(w, &MlpConfig::new(dim, c.intermediate_size)),
     };
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,

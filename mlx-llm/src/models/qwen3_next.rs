@@ -15,8 +15,8 @@ use mlx_lm_common::{
     config::{RopeConfig, dim, epsilon, optional_dim},
     model::{Decoder, Layer, Scales, load_layers},
     nn::{
-        Embedding, ExpertsConfig, GatedAttention, GatedDeltaConfig, GatedDeltaNet, Head, Mlp, MlpConfig, Moe,
-        MoeConfig, Norm, Normalize, Rope, RouterConfig, SharedConfig,
+        Embedding, ExpertsConfig, FeedForward, GatedAttention, GatedDeltaConfig, GatedDeltaNet, Head,
+        MlpConfig, MoeConfig, Norm, Normalize, Rope, RouterConfig, SharedConfig,
     },
     weights::{Checkpoint, Weights},
 };
@@ -164,11 +164,6 @@ enum Mixer {
     Attention(Box<GatedAttention>),
 }
 
-enum FeedForward {
-    Dense(Mlp),
-    Experts(Box<Moe>),
-}
-
 pub(super) struct NextLayer {
     input_layernorm: Norm,
     mixer: Mixer,
@@ -182,10 +177,7 @@ impl Layer for NextLayer {
             Mixer::Delta(delta) => delta.forward_add(&self.input_layernorm, x, cache.state_cache()?)?,
             Mixer::Attention(attention) => attention.forward_add(&self.input_layernorm, x, cache)?,
         };
-        match &self.mlp {
-            FeedForward::Dense(mlp) => mlp.forward_add(&self.post_attention_layernorm, &h),
-            FeedForward::Experts(moe) => moe.forward_add(&self.post_attention_layernorm, &h),
-        }
+        self.mlp.forward_add(&self.post_attention_layernorm, &h)
     }
 
     fn cache(&self) -> CacheSpec {
@@ -284,8 +276,8 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<NextLayer>> {
         Kind::FullAttention => attention(&w.pp("self_attn")),
     };
     let mlp = |i: usize, w: &Weights| match &mixture {
-        Some(e) if e.routes(i) => Moe::load(w, &e.mixture(dim)).map(|m| FeedForward::Experts(Box::new(m))),
-        _ => Mlp::load(w, &MlpConfig::new(dim, config.dim("intermediate_size")?)).map(FeedForward::Dense),
+        Some(e) if e.routes(i) => FeedForward::experts(w, &e.mixture(dim)),
+        _ => FeedForward::dense(w, &MlpConfig::new(dim, config.dim("intermediate_size")?)),
     };
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,
