@@ -197,7 +197,7 @@ fn wavelengths_of_the_reference() {
                                       "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 0.707 }),
          1.0857263992561355, vec![1.0, 3.1622776985168457, 10.0, 41.81523895263672, 195.1219482421875, 1176.661376953125, 40000.0, 126491.1015625]),
         (16, 150000.0, 131072, json!({ "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
-                                       "original_max_position_embeddings": 4096, "truncate": false }),
+                                       "original_max_position_embeddings": 4096 }),
          1.3465735902799727, vec![1.0, 4.4362030029296875, 19.67989730834961, 128.9413299560547, 1093.54833984375, 54980.2890625, 243903.734375, 1082006.375]),
         (8, 10000.0, 131072, json!({ "rope_type": "longrope", "short_factor": [1.0, 1.02, 1.03, 1.4], "long_factor": [1.07, 2.3, 17.5, 64.25],
                                      "original_max_position_embeddings": 4096 }),
@@ -214,6 +214,28 @@ fn wavelengths_of_the_reference() {
         assert_close(&wavelengths, &wanted, &what);
         assert_eq!((found.mscale, found.scale), (mscale as f32, 1.0), "{what}");
     }
+}
+
+/// As transformers computes it, here in float64; mlx-lm knows whole channels alone.
+#[test]
+fn yarn_with_a_ramp_between_channels() {
+    let parameters = json!({ "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                             "original_max_position_embeddings": 4096, "truncate": false });
+    let Theta::Wavelengths(found) = rope(16, 150000.0, 131072, parameters).theta else {
+        panic!("no wavelengths")
+    };
+    let wanted: [f64; 8] = [
+        1.0,
+        4.436202961165585,
+        19.679896712654305,
+        147.16791196637564,
+        2190.6576724578017,
+        54980.288604769084,
+        243903.7191142151,
+        1082006.40097378,
+    ];
+    let close = |(a, b): (&f32, &f64)| (f64::from(*a) / b - 1.0).abs() < 1e-6;
+    assert!(found.iter().zip(&wanted).all(close), "{found:?}");
 }
 
 /// The bases that mlx-lm's `DynamicNTKScalingRoPE` (dims 16, base 10000, factor 2.5, 2048 positions) hands to `mx.fast.rope`.

@@ -1,7 +1,7 @@
 //! From a [`RopeConfig`] to the numbers that a rotation needs.
 //!
 //! Formulas and their order follow mlx-lm's `rope_utils.py` operation by operation, in float32 where it computes in float32, so
-//! that the results agree to the last bit wherever `powf` does.
+//! that the results agree to the last bit wherever `powf` does. YaRN's `truncate` is transformers' alone.
 
 use super::{RopeConfig, RopeKind};
 use std::f64::consts::PI;
@@ -43,12 +43,19 @@ impl RopeConfig {
             RopeKind::Llama3 { factor, low_freq_factor, high_freq_factor, original_max } => {
                 long(self.llama3(*factor, *low_freq_factor, *high_freq_factor, *original_max))
             }
-            RopeKind::Yarn { factor, original_max, beta_fast, beta_slow, mscale, mscale_all_dim, .. } => {
+            RopeKind::Yarn {
+                factor,
+                original_max,
+                beta_fast,
+                beta_slow,
+                mscale,
+                mscale_all_dim,
+                truncate,
+                ..
+            } => {
                 let mscale = yarn_mscale(*factor, *mscale) / yarn_mscale(*factor, *mscale_all_dim);
-                Frequencies {
-                    mscale: mscale as f32,
-                    ..long(self.yarn(*factor, *original_max, *beta_fast, *beta_slow))
-                }
+                let wavelengths = self.yarn(*factor, *original_max, [*beta_fast, *beta_slow], *truncate);
+                Frequencies { mscale: mscale as f32, ..long(wavelengths) }
             }
             RopeKind::LongRope { long_factor, original_max, max_positions, long_mscale, .. } => {
                 let factor = max_positions / original_max;
@@ -113,11 +120,12 @@ impl RopeConfig {
         all
     }
 
-    fn yarn(&self, factor: f64, original_max: f64, beta_fast: f64, beta_slow: f64) -> Vec<f32> {
+    fn yarn(&self, factor: f64, original_max: f64, [fast, slow]: [f64; 2], truncate: bool) -> Vec<f32> {
         let dims = f64::from(self.dims);
         let channel = |turns: f64| dims * (original_max / (turns * 2.0 * PI)).ln() / (2.0 * self.base.ln());
-        let low = channel(beta_fast).floor().max(0.0);
-        let mut high = channel(beta_slow).ceil().min(dims - 1.0);
+        let (low, high) = (channel(fast), channel(slow));
+        let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+        let (low, mut high) = (low.max(0.0), high.min(dims - 1.0));
         if low == high {
             high += 0.001;
         }

@@ -76,7 +76,7 @@ pub enum RopeKind {
         mscale_all_dim: f64,
         /// The factor on queries and keys in transformers' words. Kept as data: mlx-lm uses `mscale`, and so do we.
         attention_factor: Option<f64>,
-        /// Whether the ends of the ramp are whole channels. Kept as data: they always are in mlx-lm, and so here.
+        /// Whether the ends of the ramp are whole channels, as they always are in mlx-lm.
         truncate: bool,
     },
     /// A divisor for each frequency, and a factor on queries and keys. Also called `su`.

@@ -3,14 +3,16 @@
 
 use super::{FLOATS, Settings, codes, part, repeats, source};
 use crate::{
-    Error, Result,
+    Config, Error, Result,
     weights::{Checkpoint, Derived, Tensor},
 };
 use mlx_rs::{Array, Dtype, ops};
 
-pub(super) fn decode(checkpoint: &mut Checkpoint, settings: &Settings) -> Result<()> {
+pub(super) fn decode(checkpoint: &mut Checkpoint, config: &Config, settings: &Settings) -> Result<()> {
+    // Those that MLX has quantized besides say nothing of ternary codes any more.
+    let ternary = settings.is_bitnet() || config.model_type == "bitnet";
     let is_packed = |t: &Tensor| t.dtype() == Some(Dtype::Uint8);
-    let all = checkpoint.iter().filter(|(_, t)| settings.is_bitnet() && is_packed(t));
+    let all = checkpoint.iter().filter(|(_, t)| ternary && is_packed(t));
     let stems: Vec<String> = all.filter_map(|(n, _)| n.strip_suffix(".weight").map(str::to_string)).collect();
     for stem in stems {
         let weight = part(checkpoint, format!("{stem}.weight"), &[Dtype::Uint8], None)?;

@@ -28,7 +28,7 @@ pub(super) fn decode(checkpoint: &mut Checkpoint, config: &Config) -> Result<()>
     mxfp4::decode(checkpoint)?;
     awq::decode(checkpoint)?;
     compressed::decode(checkpoint)?;
-    bitnet::decode(checkpoint, &settings)?;
+    bitnet::decode(checkpoint, config, &settings)?;
     fp8::decode(checkpoint, &settings)
 }
 

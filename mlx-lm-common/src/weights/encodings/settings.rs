@@ -112,14 +112,14 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether bytes with a scale are ternary codes.
+    /// Whether bytes with a scale are said to be ternary codes.
     pub(super) fn is_bitnet(&self) -> bool {
         self.quant_method.as_deref() == Some("bitnet")
     }
 
     /// Whether ternary codes are divided by their scale, as one of the two layers that know them does.
     pub(super) fn divides(&self) -> bool {
-        self.linear_class.as_deref() != Some("autobitlinear")
+        self.is_bitnet() && self.linear_class.as_deref() != Some("autobitlinear")
     }
 
     /// Rows and columns of the blocks of 8-bit floats, if they are given.
