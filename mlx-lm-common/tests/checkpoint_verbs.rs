@@ -405,6 +405,37 @@ fn packed_latent_attention() {
 }
 
 #[test]
+fn groups_put_together_in_another_order() {
+    let (mut entries, exact) = packed("m.qkv", &[8, 64], 32, 4);
+    entries.push(count("m.qkv.bias", &[8]));
+    let mut c = checkpoint(&entries);
+    c.split("m.qkv", -2, &[("m.q", 1), ("m.k", 2), ("m.v", 1)]).unwrap();
+    c.join(&["m.q", "m.k"], "m.qk").unwrap();
+    assert_eq!(names(&c).len(), 8);
+    let w = weights(c);
+    assert_eq!(matrix(&w, "m.qk", &[6, 64]).unwrap(), rows(&exact, 64, [0, 4, 1, 2, 5, 6]));
+    assert_eq!(values(&w, "m.qk.bias", &[6]).unwrap(), [0., 4., 1., 2., 5., 6.]);
+    assert_eq!(matrix(&w, "m.v", &[2, 64]).unwrap(), rows(&exact, 64, [3, 7]));
+}
+
+#[test]
+fn what_cannot_be_joined() {
+    let refused = |entries: &[Entry]| message(checkpoint(entries).join(&["a", "b"], "c"));
+    let why = refused(&[count("m.a.weight", &[2, 3]), count("m.b.weight", &[1, 2])]);
+    assert!(why.contains("`m.c.weight`") && why.contains("differ"), "{why}");
+    let why = refused(&[count("m.a.weight", &[2, 3]), count("m.b.weight", &[1, 2, 3])]);
+    assert!(why.contains("`m.c.weight`") && why.contains("differ"), "{why}");
+    let why = refused(&[count("m.a.weight", &[]), count("m.b.weight", &[])]);
+    assert!(why.contains("`m.c.weight`") && why.contains("differ"), "{why}");
+    let why = refused(&[count("m.a.weight", &[2, 3]), count("m.b.bias", &[1])]);
+    assert!(why.contains("`m.b.weight`"), "{why}");
+    let both = [count("a.weight", &[1, 2]), count("b.weight", &[1, 2]), count("c.weight", &[1, 2])];
+    assert!(refused(&both).contains("`c.weight`"));
+    // Nothing is there to join.
+    checkpoint(&[count("d.weight", &[1, 2])]).join(&["a", "b"], "c").unwrap();
+}
+
+#[test]
 fn what_cannot_be_split() {
     let mut c = checkpoint(&[count("a.weight", &[5, 2]), count("s.weight", &[]), count("z.weight", &[0, 2])]);
     for parts in [
