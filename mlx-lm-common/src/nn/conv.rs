@@ -8,7 +8,7 @@ use crate::{
 };
 use mlx_rs::{Array, ops};
 
-/// A convolution of each channel with the latest few positions: y[t] = b + Σ w[k] · x[t + k - (width - 1)].
+/// A convolution of each channel with the latest few positions: `y[t] = b + Σ w[k] · x[t + k - (width - 1)]`.
 #[derive(Clone, Debug)]
 pub struct CausalConv {
     width: i32,
@@ -26,7 +26,7 @@ enum Form {
 }
 
 impl CausalConv {
-    /// Loads `weight` [channels, width, 1] of this view, and `bias` [channels] if the layer has one.
+    /// Loads `weight` `[channels, width, 1]` of this view, and `bias` `[channels]` if the layer has one.
     pub fn load(w: &Weights, channels: i32, width: i32, bias: bool) -> Result<CausalConv> {
         let kernel = w.tensor("weight", &[channels, width, 1])?;
         let backend = w.backend();
