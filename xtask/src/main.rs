@@ -5,7 +5,9 @@
 
 mod bench;
 mod cache;
+mod caches;
 mod ci;
+mod compare;
 mod demo;
 mod fetch;
 mod fixtures;
@@ -58,6 +60,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Compare a real model's logits with those of mlx-lm
     Real,
+    /// Exchange prompt-cache files of every kind with mlx-lm
+    Caches(caches::Arguments),
     /// Compare tokenizers and chat templates with llama.cpp's vocabularies
     Vocab,
     /// Write the table of supported models into the README
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Real => real::run(),
+        Task::Caches(arguments) => caches::run(&arguments),
         Task::Vocab => vocab::run(),
         Task::Models(arguments) => models::run(&arguments),
         Task::Fixtures(arguments) => fixtures::run(&arguments),

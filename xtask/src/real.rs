@@ -2,11 +2,13 @@
 
 use std::{env, fs, path::Path, process};
 
-use anyhow::{Context, Result, anyhow, bail};
-use safetensors::{Dtype, SafeTensors};
+use anyhow::{Context, Result, bail};
+use safetensors::SafeTensors;
 
 use crate::{
-    cache, fetch,
+    cache,
+    compare::{Distance, floats, integers, verdict},
+    fetch,
     process::{LlmTool, Profile, output},
     python::{Environment, ORACLE},
 };
@@ -18,8 +20,6 @@ const PROMPT: &str = "1,4093,198,36971,281,1296,8545,1701,260,6376,314,4461,981,
 const DECODE: &str = "504,6376,4541,4461,975";
 const GREEDY: &str = "32";
 
-/// Largest difference of two logits, relative to the largest logit (but at least absolute): float32 sums in another order.
-const TOLERANCE: f32 = 1e-4;
 /// A greedy choice between logits closer than this proves nothing.
 const MARGIN: f32 = 1e-2;
 
@@ -73,18 +73,11 @@ fn reference(model: &Path) -> Result<std::path::PathBuf> {
 fn compare(found: &SafeTensors, wanted: &SafeTensors, kernels: &str) -> Result<usize> {
     let mut differing = 0;
     for name in ["prefill", "decode"] {
-        let (found, wanted) = (floats(found, name)?, floats(wanted, name)?);
-        if found.len() != wanted.len() {
-            bail!("{name}: found {} logits, wanted {}", found.len(), wanted.len());
-        }
-        let largest = wanted.iter().fold(1.0_f32, |m, w| m.max(w.abs()));
-        let allowed = TOLERANCE * largest;
-        let differences = found.iter().zip(&wanted).map(|(f, w)| (f - w).abs());
-        // `max` would drop a NaN.
-        let difference = differences.fold(0.0_f32, |m, d| if d > m || d.is_nan() { d } else { m });
-        let is_equal = difference <= allowed;
+        let distance = Distance::between(&floats(found, name)?, &floats(wanted, name)?).context(name)?;
+        let is_equal = distance.is_small();
         differing += usize::from(!is_equal);
-        println!("{kernels:<12} {name:<8} {difference:>16.2e} {allowed:>9.1e}  {}", verdict(is_equal));
+        let Distance { found, allowed } = distance;
+        println!("{kernels:<12} {name:<8} {found:>16.2e} {allowed:>9.1e}  {}", verdict(is_equal));
     }
     let (tokens, wanted_tokens) = (integers(found, "greedy")?, integers(wanted, "greedy")?);
     let margins = floats(wanted, "margin")?;
@@ -94,24 +87,4 @@ fn compare(found: &SafeTensors, wanted: &SafeTensors, kernels: &str) -> Result<u
     let count = format!("{agreeing} of {} equal", wanted_tokens.len());
     println!("{kernels:<12} {:<8} {count:>16} {:>9}  {}", "greedy", "", verdict(is_equal));
     Ok(differing)
-}
-
-fn verdict(is_equal: bool) -> &'static str {
-    if is_equal { "ok" } else { "FAILED" }
-}
-
-fn floats(file: &SafeTensors, name: &str) -> Result<Vec<f32>> {
-    Ok(words(file, name, Dtype::F32)?.into_iter().map(f32::from_le_bytes).collect())
-}
-
-fn integers(file: &SafeTensors, name: &str) -> Result<Vec<i32>> {
-    Ok(words(file, name, Dtype::I32)?.into_iter().map(i32::from_le_bytes).collect())
-}
-
-fn words(file: &SafeTensors, name: &str, dtype: Dtype) -> Result<Vec<[u8; 4]>> {
-    let tensor = file.tensor(name).map_err(|e| anyhow!("tensor `{name}`: {e}"))?;
-    if tensor.dtype() != dtype {
-        bail!("tensor `{name}`: found {:?}, wanted {dtype:?}", tensor.dtype());
-    }
-    Ok(tensor.data().as_chunks::<4>().0.to_vec())
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    fetch, fixtures,
+    caches, fetch, fixtures,
     process::{cargo, output, shown, spawn, workspace},
     real, vocab,
 };
@@ -83,6 +83,7 @@ pub(crate) fn run_into(counts: &mut Counts) {
     counts.cargo_tests("tests of a crate that uses mlx-llm alone", &mut downstream("test"));
     counts.check("that crate builds no tokenizer, no downloader, no image codec", downstream_is_lean);
     counts.check("tokenizers against llama.cpp's vocabularies", vocab::run);
+    counts.check("prompt-cache files, exchanged with mlx-lm", || caches::run(&Default::default()));
     counts.check("a real model against mlx-lm", real::run);
 }
 

@@ -24,7 +24,8 @@ def multipliers(model):
     gate, down = c.mlp_multipliers
     for layer in model.layers:
         attention, mamba, mlp = layer.self_attn, layer.mamba, layer.feed_forward
-        scale(attention.k_proj, c.key_multiplier, c.key_multiplier)
+        # Of the scores, so that caches hold mlx-lm's keys.
+        attention.scale = attention.scale * c.key_multiplier
         scale(attention.v_proj, c.attention_in_multiplier, 1)
         scale(attention.o_proj, 1, c.attention_out_multiplier)
         scale(mamba.in_proj, 1, compute_mup_vector(c))
