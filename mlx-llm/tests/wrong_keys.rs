@@ -11,7 +11,16 @@ use std::fs;
 #[test]
 fn errors_name_the_key() {
     // The fixture, the key, its value, and what the error says.
-    let cases: [(&str, &str, Value, &[&str]); 25] = [
+    let cases: [(&str, &str, Value, &[&str]); 35] = [
+        ("bitnet", "hidden_act", json!("tanh"), &["hidden_act", "relu2"]),
+        ("bitnet", "num_key_value_heads", json!(3), &["num_key_value_heads", "divisor of 4"]),
+        ("bitnet", "head_dim", json!(1 << 30), &["num_attention_heads"]),
+        (
+            "bitnet",
+            "quantization_config",
+            json!({"quant_method": "gptq"}),
+            &["quant_method", "gptq", "bitnet"],
+        ),
         ("deepseek_v2", "kv_lora_rank", json!(0), &["kv_lora_rank"]),
         ("deepseek_v2", "qk_nope_head_dim", json!(0), &["qk_nope_head_dim"]),
         ("deepseek_v2", "qk_rope_head_dim", json!(0), &["qk_rope_head_dim"]),
@@ -33,6 +42,12 @@ fn errors_name_the_key() {
         ("deepseek_v3", "n_shared_experts", json!(1 << 30), &["n_shared_experts"]),
         ("deepseek_v3", "num_attention_heads", json!(1 << 30), &["num_attention_heads"]),
         ("deepseek_v3", "rope_scaling", json!({"type": "yarn"}), &["rope_parameters.factor"]),
+        ("gpt_oss", "swiglu_limit", json!(0), &["swiglu_limit", "positive"]),
+        ("gpt_oss", "sliding_window", json!(0), &["sliding_window"]),
+        ("gpt_oss", "layer_types", json!(["full_attention"]), &["layer_types", "4 layers"]),
+        ("gpt_oss", "layer_types", json!(["chunked_attention"]), &["layer_types", "chunked_attention"]),
+        ("gpt_oss", "num_experts_per_tok", json!(9), &["num_experts_per_tok", "1 to 8"]),
+        ("gpt_oss", "num_key_value_heads", json!(3), &["num_key_value_heads", "divisor of 4"]),
         ("mistral4", "attention_multiplier", json!(1e300), &["attention_multiplier"]),
         (
             "mistral4",
