@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     cache,
-    compare::{Distance, floats, integers, verdict},
+    compare::{Distance, floats, verdict},
     fixtures,
     process::{LlmTool, Profile, output},
     python::{Environment, ORACLE},
@@ -21,7 +21,7 @@ use crate::{
 
 /// One for each way to remember; together they have every class of cache that mlx-lm saves.
 const FIXTURES: [&str; 9] = [
-    "llama3",       // every position
+    "qwen3",        // every position; with a bound, the latest
     "llama_window", // windows, too
     "gemma4_e2b",   // shared by several layers
     "llama4",       // chunks
@@ -32,8 +32,6 @@ const FIXTURES: [&str; 9] = [
     "deepseek_v3",  // latents
 ];
 const CLASSES: [&str; 5] = ["KVCache", "RotatingKVCache", "ChunkedKVCache", "ArraysCache", "CacheList"];
-/// Tokens at the end of a long text that follow what is in a file.
-const FOLLOWING: usize = 3;
 
 /// Options of `cargo xtask caches`.
 #[derive(clap::Args, Default)]
@@ -48,30 +46,16 @@ pub(crate) struct Arguments {
 struct Saved {
     fixture: String,
     text: String,
+    /// What the file knows.
+    first: Vec<u32>,
+    following: Vec<u32>,
+    /// How many tokens of `first` go in at a time.
+    chunk: u32,
+    /// How many tokens of `following` go in together; the others go in one by one.
+    at_once: usize,
+    /// Most positions that the cache keeps.
+    max_size: Option<u32>,
     classes: Vec<String>,
-}
-
-/// A text of a fixture: what is said first, what follows, and the logits of the latter.
-struct Text {
-    first: Vec<i32>,
-    following: Vec<i32>,
-    logits: Vec<f32>,
-}
-
-impl Text {
-    fn read(fixture: &Path, text: &str) -> Result<Text> {
-        let path = fixture.join("reference.safetensors");
-        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-        let file = SafeTensors::deserialize(&bytes)?;
-        if text == "short" {
-            let (first, following) = (integers(&file, "prompt")?, integers(&file, "decode_tokens")?);
-            return Ok(Text { first, following, logits: floats(&file, "decode")? });
-        }
-        let (mut first, mut logits) = (integers(&file, "long")?, floats(&file, "long_logits")?);
-        let vocabulary = logits.len() / first.len();
-        let following = first.split_off(first.len().saturating_sub(FOLLOWING));
-        Ok(Text { logits: logits.split_off(first.len() * vocabulary), first, following })
-    }
 }
 
 /// Saves and continues, both ways; an error if logits differ from the reference.
@@ -99,35 +83,37 @@ fn exchange(tool: &LlmTool, python: &Environment, root: &Path, folder: &Path) ->
     let saved = script("save", &theirs)?;
     let saved: Vec<Saved> = saved.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let mut rows = Vec::new();
-    for Saved { fixture, text, classes } in &saved {
-        let said = Text::read(&root.join(fixture), text)?;
-        let file = format!("{fixture}.{text}.safetensors");
-        let logits = |more: &[(&str, &Path)], tokens: &[i32], then: &[i32], out: &Path| {
+    for s in &saved {
+        let file = format!("{}.{}", s.fixture, s.text);
+        let (cache, wanted) =
+            (format!("{file}.safetensors"), theirs.join(format!("{file}.wanted.safetensors")));
+        let out = folder.join("logits.safetensors");
+        let logits = |tokens: &[u32], then: &[u32], option: &str, cache: &Path| {
             let mut command = tool.command("logits");
-            command.arg("--model").arg(root.join(fixture)).arg("--out").arg(out);
+            command.arg("--model").arg(root.join(&s.fixture)).arg(option).arg(cache).arg("--out").arg(&out);
             command.args(["--prompt-tokens", &list(tokens), "--decode-tokens", &list(then)]);
-            for (option, path) in more {
-                command.arg(option).arg(path);
+            command.args(["--chunk", &s.chunk.to_string()]);
+            if let Some(size) = s.max_size {
+                command.args(["--kv", &format!("max:{size}")]);
             }
             output(&mut command)
         };
-        // Two tokens at once, then one by one.
-        let (two, rest) = said.following.split_at(2);
-        let out = folder.join("logits.safetensors");
-        let distance = logits(&[("--cache-in", &theirs.join(&file))], two, rest, &out)
-            .and_then(|_| distance(&out, &["prefill", "decode"], &said.logits));
-        rows.push((fixture, text, classes, "mlx-lm to here", distance));
-        logits(&[("--cache-out", &ours.join(&file))], &said.first, &[], &out)?;
+        let (together, rest) = s.following.split_at(s.at_once);
+        let found = logits(together, rest, "--cache-in", &theirs.join(&cache))
+            .and_then(|_| distance(&out, &["prefill", "decode"], &wanted));
+        rows.push((s, "mlx-lm to here", found));
+        logits(&s.first, &[], "--cache-out", &ours.join(&cache))?;
     }
     script("load", &ours)?;
-    for Saved { fixture, text, classes } in &saved {
-        let said = Text::read(&root.join(fixture), text)?;
-        let out = ours.join(format!("{fixture}.{text}.logits.safetensors"));
-        rows.push((fixture, text, classes, "here to mlx-lm", distance(&out, &["logits"], &said.logits)));
+    for s in &saved {
+        let file = format!("{}.{}", s.fixture, s.text);
+        let [found, wanted] = [ours.join(format!("{file}.logits")), theirs.join(format!("{file}.wanted"))]
+            .map(|path| path.with_added_extension("safetensors"));
+        rows.push((s, "here to mlx-lm", distance(&found, &["logits"], &wanted)));
     }
     let mut differing = 0;
-    println!("{:<14} {:<6} {:<15} {:>10} {:>8}", "fixture", "text", "way", "difference", "allowed");
-    for (fixture, text, classes, way, distance) in rows {
+    println!("{:<14} {:<8} {:<15} {:>10} {:>8}", "fixture", "text", "way", "difference", "allowed");
+    for (Saved { fixture, text, classes, .. }, way, distance) in rows {
         let is_equal = distance.as_ref().is_ok_and(Distance::is_small);
         differing += usize::from(!is_equal);
         let cells = match distance {
@@ -135,7 +121,7 @@ fn exchange(tool: &LlmTool, python: &Environment, root: &Path, folder: &Path) ->
             Err(error) => format!("{error:#}"),
         };
         println!(
-            "{fixture:<14} {text:<6} {way:<15} {cells}  {:<7} {}",
+            "{fixture:<14} {text:<8} {way:<15} {cells}  {:<7} {}",
             verdict(is_equal),
             classes.join(", ")
         );
@@ -151,14 +137,16 @@ fn exchange(tool: &LlmTool, python: &Environment, root: &Path, folder: &Path) ->
     Ok(())
 }
 
-/// Of the logits in a file, one tensor after the other.
-fn distance(file: &Path, names: &[&str], wanted: &[f32]) -> Result<Distance> {
-    let bytes = fs::read(file).with_context(|| file.display().to_string())?;
-    let file = SafeTensors::deserialize(&bytes)?;
-    let parts = names.iter().map(|name| floats(&file, name));
-    Distance::between(&parts.collect::<Result<Vec<_>>>()?.concat(), wanted)
+/// Of the logits in a file, one tensor after the other, from those in another.
+fn distance(file: &Path, names: &[&str], wanted: &Path) -> Result<Distance> {
+    let read = |path: &Path, names: &[&str]| -> Result<Vec<f32>> {
+        let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+        let file = SafeTensors::deserialize(&bytes)?;
+        Ok(names.iter().map(|name| floats(&file, name)).collect::<Result<Vec<_>>>()?.concat())
+    };
+    Distance::between(&read(file, names)?, &read(wanted, &["logits"])?)
 }
 
-fn list(tokens: &[i32]) -> String {
-    tokens.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
+fn list(tokens: &[u32]) -> String {
+    tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
