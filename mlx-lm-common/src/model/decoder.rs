@@ -4,11 +4,11 @@ use super::{Embedded, LanguageModel};
 use crate::{
     At, Backend, Result,
     cache::{Cache, CacheSpec, LayerCache},
-    nn::{Embedding, Head, Norm, scalar},
+    nn::{Embedding, Head, Norm, fused_with, scalar},
     raw::{self, Device},
     weights::Weights,
 };
-use mlx_rs::{Array, ops};
+use mlx_rs::{Array, error::Exception, ops};
 
 /// On the CPU, evaluation begins after so many layers while the rest of the graph is still being built.
 const EVAL_EVERY: usize = 4;
@@ -59,13 +59,18 @@ impl Scales {
         scaled(x, self.embed)
     }
 
-    /// Scaled and capped logits.
-    pub fn capped(self, logits: Array) -> Result<Array> {
+    /// Scaled and capped logits; `compile` as in [`fused`](crate::nn::fused).
+    pub fn capped(self, logits: Array, compile: bool) -> Result<Array> {
         let logits = scaled(logits, self.logits)?;
         let Some(cap) = self.softcap else { return Ok(logits) };
-        let cap = scalar(cap, &logits)?;
-        Ok(ops::tanh(logits.divide(&cap)?)?.multiply(cap)?)
+        let [capped] = fused_with(compile, softcap, [&logits], [cap])?;
+        Ok(capped)
     }
+}
+
+fn softcap([logits]: [&Array; 1], [cap]: [f32; 1]) -> Result<[Array; 1], Exception> {
+    let cap = scalar(cap, logits)?;
+    Ok([ops::tanh(logits.divide(&cap)?)?.multiply(cap)?])
 }
 
 fn scaled(x: Array, by: Option<f32>) -> Result<Array> {
@@ -126,6 +131,6 @@ impl<L: Layer> LanguageModel for Decoder<L> {
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.scales.capped(self.head.forward(hidden, &self.embed).at("lm_head")?)
+        self.scales.capped(self.head.forward(hidden, &self.embed).at("lm_head")?, self.backend.compile)
     }
 }

@@ -54,8 +54,12 @@ impl LanguageModel for Gemma4 {
 
     fn hidden(&self, Embedded { x, per_layer }: Embedded, cache: &mut Cache) -> Result<Array> {
         let inputs = match (&self.inputs, per_layer) {
-            (Some(inputs), Some(found)) => inputs.forward(&x, &found).at("model.per_layer_model_projection")?,
-            (Some(_), None) => return Err(Error::Unsupported("this model wants an input for each of its layers".into())),
+            (Some(inputs), Some(found)) => {
+                inputs.forward(&x, &found).at("model.per_layer_model_projection")?
+            }
+            (Some(_), None) => {
+                return Err(Error::Unsupported("this model wants an input for each of its layers".into()));
+            }
             (None, _) => Vec::new(),
         };
         let x = run_layers(&self.layers, x, cache, self.backend, |i, layer, x, cache| {
@@ -65,7 +69,7 @@ impl LanguageModel for Gemma4 {
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.scales.capped(self.head.forward(hidden, &self.embed).at("lm_head")?)
+        self.scales.capped(self.head.forward(hidden, &self.embed).at("lm_head")?, self.backend.compile)
     }
 }
 
