@@ -348,91 +348,15 @@ fn packed_weights_times_constants() {
 }
 
 #[test]
-fn latent_attention() {
-    let (heads, nope, value, rank) = (2, 3, 2, 4);
-    let mut c = checkpoint(&[count("l.kv_b_proj.weight", &[10, 4])]);
-    c.absorb_kv_b(heads, nope, value, rank).unwrap();
-    assert!(in_file(&c, "l.unembed_out.weight"));
-    let at = |h: i32, row: i32, r: i32| (h * 20 + row * 4 + r) as f32;
+fn latent_attention_stays_packed() {
+    // Keys and values of two heads take turns in the rows.
+    let (entries, exact) = packed("l.kv_b_proj", &[10, 64], 64, 8);
+    let mut c = checkpoint(&entries);
+    c.split("kv_b_proj", -2, &[("k_b_proj", 3), ("v_b_proj", 2)]).unwrap();
     let w = weights(c);
-    let embed: Vec<f32> =
-        (0..2).flat_map(|h| (0..4).flat_map(move |r| (0..3).map(move |d| at(h, d, r)))).collect();
-    let unembed: Vec<f32> =
-        (0..2).flat_map(|h| (0..2).flat_map(move |v| (0..4).map(move |r| at(h, 3 + v, r)))).collect();
-    assert_eq!(values(&w, "l.embed_q.weight", &[2, 4, 3]).unwrap(), embed);
-    assert_eq!(values(&w, "l.unembed_out.weight", &[2, 2, 4]).unwrap(), unembed);
+    assert_eq!(matrix(&w, "l.k_b_proj", &[6, 64]).unwrap(), rows(&exact, 64, [0, 1, 2, 5, 6, 7]));
+    assert_eq!(matrix(&w, "l.v_b_proj", &[4, 64]).unwrap(), rows(&exact, 64, [3, 4, 8, 9]));
     w.finish().unwrap();
-    let mut c = checkpoint(&[count("l.kv_b_proj.weight", &[10, 5])]);
-    assert!(message(c.absorb_kv_b(heads, nope, value, rank)).contains("found shape [10, 5], wanted [10, 4]"));
-    assert!(message(c.absorb_kv_b(heads, i32::MAX, value, rank)).contains("kv_lora_rank"));
-    assert!(message(c.absorb_kv_b(0, nope, value, rank)).contains("kv_lora_rank"));
-}
-
-#[test]
-fn packed_latent_attention() {
-    let (heads, nope, value, rank) = (2, 64, 32, 128);
-    let (entries, exact) = packed("kv_b_proj", &[192, 128], 64, 8);
-    let mut c = checkpoint(&entries);
-    c.absorb_kv_b(heads, nope, value, rank).unwrap();
-    let w = weights(c);
-    let embed = w.pp("embed_q").matrix(&[2, 128, 64], None).unwrap();
-    let unembed = w.pp("unembed_out").matrix(&[2, 32, 128], None).unwrap();
-    assert_eq!([embed.bits_per_weight(), unembed.bits_per_weight()], [9.0; 2]);
-    w.finish().unwrap();
-    let dense = Array::from_slice(&exact, &[2, 96, 128]);
-    let parts = dense.split_at_indices(&[64], 1).unwrap();
-    for (matrix, dense) in [(embed, parts[0].swap_axes(1, 2).unwrap()), (unembed, parts[1].clone())] {
-        let (qw, qs, qb) = ops::quantize(dense.contiguous().unwrap(), 64, 8).unwrap();
-        for (found, wanted) in matrix.arrays().zip([qw, qs, qb]) {
-            assert_eq!(floats(found), floats(&wanted));
-        }
-    }
-    // 32 is no multiple of the group: it stays dense.
-    let (entries, exact) = packed("kv_b_proj", &[96, 64], 64, 4);
-    let mut c = checkpoint(&entries);
-    c.absorb_kv_b(1, 32, 64, 64).unwrap();
-    let w = weights(c);
-    let wanted: Vec<f32> =
-        (0..64).flat_map(|r| (0..32).map(|d| exact[d * 64 + r]).collect::<Vec<_>>()).collect();
-    assert_eq!(values(&w, "embed_q.weight", &[1, 64, 32]).unwrap(), wanted);
-    assert_eq!(values(&w, "unembed_out.weight", &[1, 64, 64]).unwrap(), exact[32 * 64..]);
-    // Words that do not fit are found when they are read.
-    let mut entries = packed("kv_b_proj", &[96, 64], 64, 4).0;
-    entries[0].2 = vec![48, 16];
-    let mut c = checkpoint(&entries);
-    c.absorb_kv_b(1, 32, 64, 64).unwrap();
-    assert!(message(values(&weights(c), "embed_q.weight", &[1, 64, 32])).contains("kv_b_proj"));
-}
-
-#[test]
-fn groups_put_together_in_another_order() {
-    let (mut entries, exact) = packed("m.qkv", &[8, 64], 32, 4);
-    entries.push(count("m.qkv.bias", &[8]));
-    let mut c = checkpoint(&entries);
-    c.split("m.qkv", -2, &[("m.q", 1), ("m.k", 2), ("m.v", 1)]).unwrap();
-    c.join(&["m.q", "m.k"], "m.qk").unwrap();
-    assert_eq!(names(&c).len(), 8);
-    let w = weights(c);
-    assert_eq!(matrix(&w, "m.qk", &[6, 64]).unwrap(), rows(&exact, 64, [0, 4, 1, 2, 5, 6]));
-    assert_eq!(values(&w, "m.qk.bias", &[6]).unwrap(), [0., 4., 1., 2., 5., 6.]);
-    assert_eq!(matrix(&w, "m.v", &[2, 64]).unwrap(), rows(&exact, 64, [3, 7]));
-}
-
-#[test]
-fn what_cannot_be_joined() {
-    let refused = |entries: &[Entry]| message(checkpoint(entries).join(&["a", "b"], "c"));
-    let why = refused(&[count("m.a.weight", &[2, 3]), count("m.b.weight", &[1, 2])]);
-    assert!(why.contains("`m.c.weight`") && why.contains("differ"), "{why}");
-    let why = refused(&[count("m.a.weight", &[2, 3]), count("m.b.weight", &[1, 2, 3])]);
-    assert!(why.contains("`m.c.weight`") && why.contains("differ"), "{why}");
-    let why = refused(&[count("m.a.weight", &[]), count("m.b.weight", &[])]);
-    assert!(why.contains("`m.c.weight`") && why.contains("differ"), "{why}");
-    let why = refused(&[count("m.a.weight", &[2, 3]), count("m.b.bias", &[1])]);
-    assert!(why.contains("`m.b.weight`"), "{why}");
-    let both = [count("a.weight", &[1, 2]), count("b.weight", &[1, 2]), count("c.weight", &[1, 2])];
-    assert!(refused(&both).contains("`c.weight`"));
-    // Nothing is there to join.
-    checkpoint(&[count("d.weight", &[1, 2])]).join(&["a", "b"], "c").unwrap();
 }
 
 #[test]

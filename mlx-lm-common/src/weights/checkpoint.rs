@@ -31,7 +31,6 @@
 //! | [`split`](Checkpoint::split)`(module, axis, parts)` | fused modules: one after the other, in groups, or interleaved |
 //! | [`join`](Checkpoint::join)`(from, to)` | modules whose outputs follow one another become one |
 //! | [`stack`](Checkpoint::stack)`(from, to)` | `from.0.x`, `from.1.x` … become one `to.x` |
-//! | [`absorb_kv_b`](Checkpoint::absorb_kv_b)`(heads, nope, value, rank)` | `kv_b_proj` becomes `embed_q` and `unembed_out` |
 
 use super::{Derived, Source, Stored, Tensor};
 use crate::{Error, Result};

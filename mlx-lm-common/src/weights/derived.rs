@@ -1,6 +1,6 @@
 //! Tensors that are computed, when they are asked for, from others that are still in their files.
 
-use super::{Loaded, Tensor, stored::is_float};
+use super::{Tensor, stored::is_float};
 use crate::{
     Error, Result,
     raw::{Arena, size_of},
@@ -13,13 +13,11 @@ use std::{
     rc::Rc,
 };
 
-type Compute = dyn Fn(&[Array]) -> Result<Loaded>;
-
 /// A tensor that is computed from others. They are read when it is asked for, in the types that are stored, and let go.
 #[derive(Clone)]
 pub struct Derived {
     inputs: Vec<Rc<Source>>,
-    compute: Rc<Compute>,
+    compute: Rc<dyn Fn(&[Array]) -> Result<Array>>,
     shape: Vec<i32>,
     dtype: Dtype,
     float_type: Option<Dtype>,
@@ -71,19 +69,7 @@ impl Derived {
         compute: impl Fn(&[Array]) -> Result<Array> + 'static,
     ) -> Derived {
         let float_type = inputs.iter().find_map(|i| i.tensor.float_type());
-        let compute = Rc::new(move |inputs: &[Array]| compute(inputs).map(Loaded::Plain));
-        Derived { inputs, compute, shape, dtype, float_type }
-    }
-
-    /// As [`Derived::new`], for a result of this shape that is packed, with scales of this type.
-    pub fn packed(
-        inputs: Vec<Rc<Source>>,
-        shape: Vec<i32>,
-        scales: Dtype,
-        compute: impl Fn(&[Array]) -> Result<[Array; 3]> + 'static,
-    ) -> Derived {
-        let compute = Rc::new(move |inputs: &[Array]| compute(inputs).map(Loaded::Packed));
-        Derived { inputs, compute, shape, dtype: scales, float_type: Some(scales) }
+        Derived { inputs, compute: Rc::new(compute), shape, dtype, float_type }
     }
 
     /// The same, of a checkpoint that counts as one that computes in `float_type`, or in what its other tensors have.
@@ -91,7 +77,7 @@ impl Derived {
         Derived { float_type, ..self }
     }
 
-    /// Sizes of the axes, as the values count.
+    /// Sizes of the axes.
     pub fn shape(&self) -> &[i32] {
         &self.shape
     }
@@ -108,14 +94,9 @@ impl Derived {
 
     /// Bytes of the result in memory at most, if its floats become `compute`. What it takes meanwhile is not counted.
     pub fn memory_bytes(&self, compute: Dtype) -> usize {
-        let size = if is_float(self.dtype) {
-            size_of(self.dtype).max(size_of(compute))
-        } else {
-            size_of(self.dtype)
-        };
-        let bytes = self.shape.iter().fold(size, |n, d| n.saturating_mul(*d as usize));
-        // A packed result has three parts, together no larger.
-        Arena::footprint(bytes).saturating_add(2 * Arena::footprint(0))
+        let own = size_of(self.dtype);
+        let size = if is_float(self.dtype) { own.max(size_of(compute)) } else { own };
+        Arena::footprint(self.shape.iter().fold(size, |n, d| n.saturating_mul(*d as usize)))
     }
 
     /// The type of the floats that it comes from.
@@ -123,30 +104,20 @@ impl Derived {
         self.float_type
     }
 
-    /// Computes it; plain floats become `dtype` if one is given.
-    pub fn load(&self, arena: &Arena, dtype: Option<Dtype>) -> Result<Loaded> {
+    /// Computes it; floats become `dtype` if one is given.
+    pub fn load(&self, arena: &Arena, dtype: Option<Dtype>) -> Result<Array> {
         let inputs = self.inputs.iter().map(|i| i.read()).collect::<Result<Vec<_>>>()?;
-        let loaded = (self.compute)(&inputs)?;
+        let array = (self.compute)(&inputs)?;
         drop(inputs);
-        let loaded = match loaded {
-            Loaded::Plain(array) => {
-                let to = dtype.filter(|_| is_float(array.dtype())).unwrap_or(array.dtype());
-                if array.shape() != self.shape {
-                    return Err(Error::Unsupported(format!(
-                        "values of shape {:?} were computed where {:?} was meant",
-                        array.shape(),
-                        self.shape
-                    )));
-                }
-                Loaded::Plain(place(array.as_dtype(to)?, arena)?)
-            }
-            Loaded::Packed([weight, scales, biases]) => {
-                Loaded::Packed([place(weight, arena)?, place(scales, arena)?, place(biases, arena)?])
-            }
-        };
+        if array.shape() != self.shape {
+            let (found, wanted) = (array.shape(), &self.shape);
+            return Err(Error::Unsupported(format!("{found:?} was computed where {wanted:?} was meant")));
+        }
+        let to = dtype.filter(|_| is_float(array.dtype())).unwrap_or(array.dtype());
+        let array = place(array.as_dtype(to)?, arena)?;
         // What it took meanwhile goes back to the system.
         memory::clear_cache()?;
-        Ok(loaded)
+        Ok(array)
     }
 }
 

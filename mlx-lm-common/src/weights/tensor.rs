@@ -26,7 +26,7 @@ pub enum Tensor {
 pub enum Loaded {
     /// Plain values.
     Plain(Array),
-    /// One tensor that is packed: weight, scales, biases.
+    /// A GGUF tensor that kept its packed form: weight, scales, biases.
     Packed([Array; 3]),
 }
 
@@ -83,7 +83,7 @@ impl Tensor {
         match self {
             Tensor::Plain(t) => t.load(arena, dtype).map(Loaded::Plain),
             Tensor::Gguf(t) => load_gguf(t, arena, dtype),
-            Tensor::Derived(t) => t.load(arena, dtype),
+            Tensor::Derived(t) => t.load(arena, dtype).map(Loaded::Plain),
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Writes checkpoint folders and reads what verbs and encodings made of them.
 
+// Each test uses its part.
+#![allow(dead_code)]
+
 use mlx_lm_common::{
     Backend, Config, Result,
     raw::Device,
@@ -30,19 +33,16 @@ pub(crate) fn count(name: &str, shape: &[usize]) -> Entry {
 }
 
 /// A tensor of bytes, of any type of one byte.
-#[allow(dead_code)]
 pub(crate) fn u8s(name: &str, dtype: DType, shape: &[usize], values: &[u8]) -> Entry {
     (name.into(), dtype, shape.to_vec(), values.to_vec())
 }
 
 /// A tensor of 32-bit words.
-#[allow(dead_code)]
 pub(crate) fn words(name: &str, dtype: DType, shape: &[usize], values: &[u32]) -> Entry {
     (name.into(), dtype, shape.to_vec(), bytes(values, u32::to_le_bytes))
 }
 
 /// Any numbers, the same at every call: multiples of 1/64 between -1 and 1.
-#[allow(dead_code)]
 pub(crate) fn numbers(seed: u32, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     let next = || {
@@ -88,7 +88,6 @@ pub(crate) fn values(w: &Weights, name: &str, shape: &[i32]) -> Result<Vec<f32>>
 }
 
 /// The values of a matrix, packed or not, below `module`.
-#[allow(dead_code)]
 pub(crate) fn matrix(w: &Weights, module: &str, shape: &[i32]) -> Result<Vec<f32>> {
     let dense = match w.pp(module).matrix(shape, Some(Dtype::Float32))? {
         Matrix::Dense(a) => a,
@@ -101,7 +100,6 @@ pub(crate) fn matrix(w: &Weights, module: &str, shape: &[i32]) -> Result<Vec<f32
 }
 
 /// Any array's values, row-major, as float32.
-#[allow(dead_code)]
 pub(crate) fn floats(a: &Array) -> Vec<f32> {
     a.as_dtype(Dtype::Float32).unwrap().contiguous().unwrap().as_slice::<f32>().to_vec()
 }

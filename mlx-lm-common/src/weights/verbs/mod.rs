@@ -1,7 +1,6 @@
 //! The verbs of [`Checkpoint`] beyond names: see the list in its module.
 
 mod join;
-mod latent;
 mod shape;
 mod split;
 mod values;
