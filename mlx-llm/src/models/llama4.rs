@@ -9,7 +9,7 @@ use super::gemma3::check_groups;
 use mlx_lm_common::{
     Config, Error, Result,
     cache::{AttentionSpec, CacheSpec, LayerCache, PositionScale},
-    config::{RopeConfig, dim, epsilon, optional_dim},
+    config::{RopeConfig, RopeKind, dim, epsilon, optional_dim},
     model::{Decoder, Layer, Scales, load_layers},
     nn::{
         Activation, Attention, Embedding, ExpertsConfig, FeedForward, Form, Glu, Head, KeysValues, MlpConfig,
@@ -180,7 +180,10 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Llama4Layer>>
     }))?;
     let c = Llama4Config::read(config)?;
     let (m, dim, eps, backend) = (w.pp("model"), c.hidden_size, c.rms_norm_eps, w.backend());
-    let rope = Rope::new(RopeConfig::from_config(config, None, c.head_dim)?, true)?;
+    let rope = RopeConfig::from_config(config, None, c.head_dim)?;
+    // A turn leaves lengths alone, so the norm may come first, where the cache may do both at once; unless turning also scales.
+    let scales = matches!(rope.kind, RopeKind::Yarn { .. } | RopeKind::LongRope { .. });
+    let rope = Rope::new(rope, true)?;
     let head_norm = Norm::rms_unit(backend, c.head_dim, eps)?;
     let growth = c.growth()?;
     let form = Form::Gated(Glu::Act(Activation::from_config("hidden_act", &c.hidden_act)?));
@@ -190,7 +193,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Llama4Layer>>
         let spec = AttentionSpec {
             q_norm: norm.cloned(),
             k_norm: norm.cloned(),
-            norm_after_rope: true,
+            norm_after_rope: scales,
             rope: rotates.then(|| rope.clone()),
             q_scale: growth.filter(|_| !rotates),
             ..AttentionSpec::new(c.num_attention_heads, c.num_key_value_heads, c.head_dim, backend.kernels)
