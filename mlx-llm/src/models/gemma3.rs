@@ -178,10 +178,15 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Gemma3Layer>>
     }))?;
     let c: Gemma3Config = config.parse()?;
     if c.use_bidirectional_attention {
-        return Err(Error::config("use_bidirectional_attention", true, "false, as text is generated from left to right"));
+        return Err(Error::config(
+            "use_bidirectional_attention",
+            true,
+            "false, as text is generated from left to right",
+        ));
     }
     check_groups(c.num_attention_heads, "num_key_value_heads", c.num_key_value_heads)?;
-    let softcap = c.final_logit_softcapping.map(|cap| check_positive("final_logit_softcapping", cap)).transpose()?;
+    let softcap =
+        c.final_logit_softcapping.map(|cap| check_positive("final_logit_softcapping", cap)).transpose()?;
     let scale = check_positive("query_pre_attn_scalar", c.query_pre_attn_scalar)?.powf(-0.5);
     let kinds = Kinds::of(config, c.num_hidden_layers)?;
     let rope = |kind: Kind, base: f64| {
@@ -191,7 +196,8 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Gemma3Layer>>
     let (sliding, full) = (rope(Kind::SlidingAttention, 1e4)?, rope(Kind::FullAttention, 1e6)?);
     let activation = Activation::from_config("hidden_activation", &c.hidden_activation)?;
     let (m, dim, eps, backend) = (w.pp("model"), c.hidden_size, c.rms_norm_eps, w.backend());
-    let mlp = MlpConfig { form: Form::Gated(Glu::Act(activation)), ..MlpConfig::new(dim, c.intermediate_size) };
+    let mlp =
+        MlpConfig { form: Form::Gated(Glu::Act(activation)), ..MlpConfig::new(dim, c.intermediate_size) };
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,
         layers: load_layers(&m, c.num_hidden_layers, |i, w| {
@@ -203,7 +209,12 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Gemma3Layer>>
                 q_norm: Some(head_norm("q_norm")?),
                 k_norm: Some(head_norm("k_norm")?),
                 rope: Some(if kind == Kind::SlidingAttention { sliding.clone() } else { full.clone() }),
-                ..AttentionSpec::new(c.num_attention_heads, c.num_key_value_heads, c.head_dim, backend.kernels)
+                ..AttentionSpec::new(
+                    c.num_attention_heads,
+                    c.num_key_value_heads,
+                    c.head_dim,
+                    backend.kernels,
+                )
             };
             let biases = [c.attention_bias; 2];
             Ok(Gemma3Layer {
@@ -220,7 +231,11 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Gemma3Layer>>
         norm: Norm::rms_plus_one(&m.pp("norm"), dim, eps)?,
         head: Head::load(w, super::tied(config, w)?, dim, c.vocab_size)?,
         // The square root is rounded as it was in training.
-        scales: Scales { embed: Some(bf16::from_f32((dim as f32).sqrt()).to_f32()), softcap, ..Scales::default() },
+        scales: Scales {
+            embed: Some(bf16::from_f32((dim as f32).sqrt()).to_f32()),
+            softcap,
+            ..Scales::default()
+        },
         vocab_size: c.vocab_size,
         backend,
     })

@@ -128,8 +128,10 @@ impl Gemma4Config {
             return Err(Error::config("use_bidirectional_attention", "`all`", wanted));
         }
         let (layers, shared) = (keys.num_hidden_layers, keys.num_kv_shared_layers);
-        let first_shared = usize::try_from(layers).ok().and_then(|n| n.checked_sub(shared)).filter(|first| *first > 0);
-        let too_many = || Error::config("num_kv_shared_layers", shared, format!("fewer than the {layers} layers"));
+        let first_shared =
+            usize::try_from(layers).ok().and_then(|n| n.checked_sub(shared)).filter(|first| *first > 0);
+        let too_many =
+            || Error::config("num_kv_shared_layers", shared, format!("fewer than the {layers} layers"));
         let softcap = keys.final_logit_softcapping.map(|cap| check_positive("final_logit_softcapping", cap));
         Ok(Gemma4Config {
             activation: Activation::from_config("hidden_activation", &keys.hidden_activation)?,
@@ -178,7 +180,8 @@ impl Gemma4Config {
         let source = (0..self.first_shared).rev().find(|j| self.kind(*j) == kind);
         source.map(CacheSpec::Shared).ok_or_else(|| {
             let shared = self.keys.num_kv_shared_layers;
-            let wanted = format!("a layer of {} before layer {i}, which shares its keys and values", kind.name());
+            let wanted =
+                format!("a layer of {} before layer {i}, which shares its keys and values", kind.name());
             Error::config("num_kv_shared_layers", shared, wanted)
         })
     }
@@ -194,9 +197,10 @@ impl Keys {
         };
         let (kv_heads, head_dim) = match &self.per_layer_config {
             Some(layers) => own(layers).unwrap_or_default(),
-            None if full => {
-                (self.num_global_key_value_heads.filter(|_| self.attention_k_eq_v), Some(self.global_head_dim))
-            }
+            None if full => (
+                self.num_global_key_value_heads.filter(|_| self.attention_k_eq_v),
+                Some(self.global_head_dim),
+            ),
             None => (None, None),
         };
         let key = if kv_heads.is_some() { "num_global_key_value_heads" } else { "num_key_value_heads" };
@@ -217,7 +221,11 @@ impl Keys {
             return Err(Error::config("vocab_size_per_layer_input", vocab, wanted));
         }
         let all = dim.checked_mul(self.num_hidden_layers).ok_or_else(|| {
-            Error::config("hidden_size_per_layer_input", dim, format!("less for {} layers", self.num_hidden_layers))
+            Error::config(
+                "hidden_size_per_layer_input",
+                dim,
+                format!("less for {} layers", self.num_hidden_layers),
+            )
         })?;
         Ok(Some(PerLayerSize { vocab, dim, all, scale: (dim as f32 / 2.0).sqrt() }))
     }

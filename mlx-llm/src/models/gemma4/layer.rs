@@ -5,8 +5,8 @@ use mlx_lm_common::{
     At, Result,
     cache::{AttentionSpec, CacheSpec, LayerCache},
     nn::{
-        Attention, Experts, ExpertsConfig, Form, Glu, KeysValues, Linear, Mlp, MlpConfig, Norm, Rope, Router, RouterConfig, Score,
-        fused,
+        Attention, Experts, ExpertsConfig, Form, Glu, KeysValues, Linear, Mlp, MlpConfig, Norm, Rope, Router,
+        RouterConfig, Score, fused,
     },
     weights::Weights,
 };
@@ -107,7 +107,8 @@ impl Mixture {
             ..RouterConfig::new(dim, keys.num_experts, keys.top_k_experts)
         };
         let form = Form::Gated(Glu::Act(c.activation));
-        let experts = ExpertsConfig { form, ..ExpertsConfig::new(dim, keys.moe_intermediate_size, keys.num_experts) };
+        let experts =
+            ExpertsConfig { form, ..ExpertsConfig::new(dim, keys.moe_intermediate_size, keys.num_experts) };
         Ok(Mixture {
             router_norm: Norm::rms_folded(&w.pp("router"), "scale", dim, eps, |scale| scale.multiply(root))?,
             router: Router::load(&w.pp("router"), &router)?,
@@ -121,7 +122,10 @@ impl Mixture {
     /// What the dense block made of x, and what the experts make of it.
     fn forward_beside(&self, dense: &Array, x: &Array) -> Result<Array> {
         let (ids, weights) = self.router.forward(&self.router_norm.forward(x)?).at("router")?;
-        let mixed = self.experts.mixed(&self.pre_feedforward_layernorm_2.forward(x)?, &ids, &weights).at("experts")?;
+        let mixed = self
+            .experts
+            .mixed(&self.pre_feedforward_layernorm_2.forward(x)?, &ids, &weights)
+            .at("experts")?;
         let dense = self.post_feedforward_layernorm_1.forward(dense)?;
         Ok(dense.add(self.post_feedforward_layernorm_2.forward(&mixed)?)?)
     }
