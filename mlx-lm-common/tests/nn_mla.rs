@@ -12,6 +12,7 @@ use mlx_lm_common::{
 };
 use mlx_rs::{Array, ops};
 use nn::{Random, Row, Tensors, distance, dot, product, rows};
+use std::collections::HashMap;
 
 const DIM: usize = 48;
 const HEADS: usize = 3;
@@ -338,11 +339,32 @@ fn a_file_has_latents_and_shared_keys_as_mlx_lm_keeps_them() {
     in_pieces(&case, &values[..20 * DIM], &[20], &mut cache);
     cache.save(&path, &[]).unwrap();
     let saved = Array::load_safetensors(&path).unwrap();
+    saved.values().for_each(|a| a.eval().unwrap());
     assert_eq!(saved["0.0"].shape(), [1, 1, 20, RANK as i32]);
     assert_eq!(saved["0.1"].shape(), [1, 1, 20, ROTATED as i32]);
     let (mut loaded, _) = Cache::load(&path, &[CacheSpec::Latent], &CachePolicy::default()).unwrap();
     let found = in_pieces(&case, &values[20 * DIM..], &[1; 10], &mut loaded);
     assert_near(&found, &case.expected(&text, |_, _| true)[20..], "after loading");
+
+    // Keys and values of all heads, and latents of another width.
+    let other = |shapes: [[i32; 4]; 2]| {
+        let mut arrays = saved.clone();
+        for (name, shape) in ["0.0", "0.1"].into_iter().zip(shapes) {
+            arrays.insert(name.into(), ops::zeros::<f32>(&shape).unwrap());
+        }
+        let metadata = HashMap::from(
+            [("1.0", "KVCache"), ("2.0", "20"), ("2.1.0", "0.2"), ("2.1.1", "scalar")]
+                .map(|(key, value)| (key.to_string(), value.to_string())),
+        );
+        Array::save_safetensors(&arrays, &metadata, &path).unwrap();
+        let mut cache = Cache::load(&path, &[CacheSpec::Latent], &CachePolicy::default())?.0;
+        let x = Array::from_slice(&values[..DIM], &[1, 1, DIM as i32]);
+        case.mla.forward_add(&case.norm, &x, cache.layer(0)?)
+    };
+    let error = other([[1, 3, 20, 40], [1, 3, 20, 16]]).err().unwrap().to_string();
+    assert!(error.contains("[1, 3, 20, 40]"), "{error}");
+    let error = other([[1, 1, 20, 40], [1, 1, 20, 32]]).err().unwrap().to_string();
+    assert!(error.contains("latents are 40 wide"), "{error}");
 
     // An empty one, and one that holds something else.
     case.cache(&CachePolicy::default()).save(&path, &[]).unwrap();

@@ -158,8 +158,12 @@ impl LatentCache {
         let factor = self.entries.q_factor(spec.q_scale, len);
         let scale = spec.scale * factor.unwrap_or(1.0);
         let (q, new) = (spec.queries(q, at, factor.is_none())?, spec.entries(kv, at)?);
-        self.entries.write([&new])?;
+        if self.rank != spec.rank && self.offset() > 0 {
+            let (found, wanted) = (self.rank, spec.rank);
+            return Err(Error::Cache(format!("latents are {found} wide, this model wants {wanted}")));
+        }
         self.rank = spec.rank;
+        self.entries.write([&new])?;
         let (first, mask) = self.entries.visible(len)?;
         let [entries] = self.entries.view(first, self.entries.len)?;
         let mask = match &mask {
@@ -205,7 +209,7 @@ impl LatentCache {
         let entries = match &items[..] {
             [Item::Array(latent), Item::Array(key), ..] => {
                 let (a, b) = (latent.shape(), key.shape());
-                if a.len() != 4 || b.len() != 4 || a[..3] != b[..3] {
+                if a.len() != 4 || b.len() != 4 || a[..3] != b[..3] || a[1] != 1 {
                     let what = "are not [B, 1, length, D] both";
                     return Err(Error::Cache(format!("latents {a:?} and keys {b:?} {what}")));
                 }
