@@ -13,11 +13,13 @@ use std::{
     rc::Rc,
 };
 
+type Compute = dyn Fn(&[Array]) -> Result<Array>;
+
 /// A tensor that is computed from others. They are read when it is asked for, in the types that are stored, and let go.
 #[derive(Clone)]
 pub struct Derived {
     inputs: Vec<Rc<Source>>,
-    compute: Rc<dyn Fn(&[Array]) -> Result<Array>>,
+    compute: Rc<Compute>,
     shape: Vec<i32>,
     dtype: Dtype,
     float_type: Option<Dtype>,
