@@ -72,6 +72,11 @@ impl Tensors {
 
     /// A view of all, for the CPU.
     pub fn weights(&self, kernels: bool) -> Weights {
+        self.weights_for(Backend::new(Some(Device::Cpu), None, Dtype::Float32, kernels))
+    }
+
+    /// A view of all.
+    pub fn weights_for(&self, backend: Backend) -> Weights {
         raw::init();
         raw::set_default_device(Device::Cpu);
         let folder = tempfile::tempdir().unwrap();
@@ -81,7 +86,6 @@ impl Tensors {
         safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
         fs::write(folder.path().join("config.json"), r#"{"model_type": "any"}"#).unwrap();
         let (_, checkpoint) = weights::open(folder.path()).unwrap();
-        let backend = Backend::new(Some(Device::Cpu), None, Dtype::Float32, kernels);
         Weights::new(checkpoint, backend, None)
     }
 }
