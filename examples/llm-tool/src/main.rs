@@ -6,6 +6,7 @@
 )]
 
 mod answer;
+mod caches;
 mod commands;
 mod failure;
 mod generation;
@@ -17,6 +18,7 @@ mod progress;
 mod prompt;
 mod terminal;
 mod tokens;
+mod units;
 
 use clap::{Parser, Subcommand};
 use commands::{bench, chat, generate, info, logits, models, nodes, template, tokenize};

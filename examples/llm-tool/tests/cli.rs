@@ -191,10 +191,58 @@ fn info_knows_what_caches_take() {
     let info = at("float32");
     assert_eq!(info["cache_bytes_per_token"], layers * 2 * kv_width * 4);
     assert_eq!(at("bfloat16")["cache_bytes_per_token"], layers * 2 * kv_width * 2);
-    let kinds: Vec<_> =
-        info["caches"].as_array().unwrap().iter().map(|c| c["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["window", "full"]);
-    assert_eq!(info["caches"][0]["window"], config["sliding_window"]);
+    let caches = info["caches"].as_array().unwrap();
+    let kinds: Vec<_> = caches.iter().map(|c| c["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, [&format!("{} positions", config["sliding_window"]), "all positions"]);
+    let each = layers / 2 * 2 * kv_width * 4;
+    for cache in caches {
+        assert_eq!((&cache["bytes"], &cache["bytes_per_token"]), (&json!(0), &json!(each)));
+    }
+    let weights = info["weight_bytes"].as_u64().unwrap();
+    let context = info["context"].as_u64().unwrap();
+    let window = config["sliding_window"].as_u64().unwrap();
+    let longest = json!({ "context": context, "bytes": weights + each * (window + context) });
+    assert_eq!(info["memory"].as_array().unwrap().last(), Some(&longest));
+}
+
+#[test]
+fn info_and_bench_say_what_a_bound_bounds() {
+    let model = fixture("llama_swa");
+    let model = ["--model", model.to_str().unwrap(), "--kv"];
+    let bench = ["bench", "--prompt-tokens", "4", "--gen-tokens", "2", "--json"];
+    for (kv, kinds) in
+        [("float", ["4 positions", "all positions"]), ("max:8", ["4 positions", "8 positions"])]
+    {
+        let words = kinds.map(|kind| format!("1 layer: {kind}")).join("; ");
+        let run = |command: &[&str]| stdout(&[command, &model, &[kv]].concat());
+        assert!(run(&["info"]).contains(&format!("layers remember  {words}\n")), "{}", run(&["info"]));
+        let info: Value = serde_json::from_str(&run(&["info", "--json"])).unwrap();
+        let found: Vec<_> = info["caches"].as_array().unwrap().iter().map(|c| &c["bounded"]).collect();
+        assert_eq!(found, [&json!(true), &json!(kv != "float")]);
+        let figures: Value = serde_json::from_str(&run(&bench)).unwrap();
+        assert_eq!(figures["layers_remember"], words);
+    }
+}
+
+#[test]
+fn nodes_counts_operations_by_name() {
+    let model = fixture("qwen3_moe-4bit");
+    let arguments = ["nodes", "--model", model.to_str().unwrap()];
+    let counts = |more: &[&str]| -> Value {
+        serde_json::from_str(&stdout(&[&arguments[..], more, &["--json"]].concat())).unwrap()
+    };
+    for more in [&[][..], &["--as-on-gpu"], &["--kv", "max:8"]] {
+        let counts = counts(more);
+        let operations = counts["operations"].as_object().unwrap();
+        let sum: u64 = operations.values().map(|n| n.as_u64().unwrap()).sum();
+        assert_eq!((&counts["nodes_per_token"], &counts["layers"]), (&json!(sum), &json!(2)));
+        // The token is looked for once.
+        assert_eq!(operations["ArgReduce"], 1);
+    }
+    // q, k, v, o; gate, up and down of the dense layer; the router of the other; the head.
+    assert_eq!(counts(&["--as-on-gpu"])["operations"]["QuantizedMatmul"], 2 * 4 + 3 + 1 + 1);
+    let text = stdout(&arguments);
+    assert!(text.ends_with("in 2 layers and around them\n"), "{text}");
 }
 
 #[test]

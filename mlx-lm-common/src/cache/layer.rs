@@ -1,7 +1,7 @@
 //! The memory of one layer.
 
 use super::{
-    AttentionSpec, LatentCache, LayerReport, Qkv, StateCache,
+    AttentionSpec, Growing, LatentCache, LayerReport, Qkv, StateCache,
     file::{Item, LayerState},
 };
 use crate::{Error, Result};
@@ -167,21 +167,36 @@ impl LayerCache {
             Some(n) => format!("{n} positions"),
             None => "all positions".to_string(),
         };
-        let (kind, bounded) = match self {
-            LayerCache::Attention(cache) => (positions(cache.most()), cache.most().is_some()),
+        let of_kind = |kind: String, bounded| LayerReport {
+            kind,
+            bounded,
+            nbytes: self.nbytes(),
+            fixed: 0,
+            growing: Vec::new(),
+        };
+        let growing = |kind, most: Option<i32>| {
+            // All have their positions on the third axis.
+            let each = self.arrays().into_iter().map(|a| a.nbytes() / a.dim(2).max(1) as usize).sum();
+            LayerReport { growing: vec![Growing { each, most }], ..of_kind(kind, most.is_some()) }
+        };
+        match self {
+            LayerCache::Attention(cache) => growing(positions(cache.most()), cache.most()),
             LayerCache::Latent(cache) => {
-                (format!("latents of {}", positions(cache.most())), cache.most().is_some())
+                growing(format!("latents of {}", positions(cache.most())), cache.most())
             }
-            LayerCache::State(_) => ("a state".into(), true),
-            LayerCache::Shared(of) => (format!("nothing, but shares with layer {of}"), true),
+            LayerCache::State(_) => LayerReport { fixed: self.nbytes(), ..of_kind("a state".into(), true) },
+            LayerCache::Shared(of) => of_kind(format!("nothing, but shares with layer {of}"), true),
             LayerCache::Several(parts) => {
                 let parts: Vec<_> = parts.iter().map(LayerCache::report).collect();
                 let kinds: Vec<_> = parts.iter().map(|p| p.kind.as_str()).collect();
-                (kinds.join(" and "), parts.iter().all(|p| p.bounded))
+                LayerReport {
+                    fixed: parts.iter().map(|p| p.fixed).sum(),
+                    growing: parts.iter().flat_map(|p| p.growing.clone()).collect(),
+                    ..of_kind(kinds.join(" and "), parts.iter().all(|p| p.bounded))
+                }
             }
-            LayerCache::Nothing => ("nothing".into(), true),
-        };
-        LayerReport { kind, bounded, nbytes: self.nbytes() }
+            LayerCache::Nothing => of_kind("nothing".into(), true),
+        }
     }
 
     /// What a file keeps; nothing of layers that remember nothing themselves.

@@ -43,6 +43,29 @@ pub struct LayerReport {
     pub bounded: bool,
     /// Bytes that it holds now.
     pub nbytes: usize,
+    /// Bytes that do not depend on the length of the text.
+    fixed: usize,
+    growing: Vec<Growing>,
+}
+
+/// What grows with the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Growing {
+    /// Bytes that a position takes.
+    each: usize,
+    /// The most positions that are kept, if that is bounded.
+    most: Option<i32>,
+}
+
+impl LayerReport {
+    /// Bytes of a text of so many positions, spare room not counted; known once the layer has seen one.
+    pub fn bytes_at(&self, positions: u64) -> u64 {
+        let grown = self.growing.iter().map(|g| {
+            let kept = g.most.map_or(positions, |most| positions.min(most.max(0) as u64));
+            kept.saturating_mul(g.each as u64)
+        });
+        grown.fold(self.fixed as u64, u64::saturating_add)
+    }
 }
 
 impl Cache {

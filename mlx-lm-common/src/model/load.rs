@@ -20,6 +20,8 @@ pub struct LoadOptions {
     pub without_kernels: bool,
     /// Whether elementwise chains go through MLX's compiler; see [`Backend::compile`] for the default.
     pub compile: Option<bool>,
+    /// Reads no weights. Zeros that take no memory stand in for them, in the shapes of the files: to ask a model what it needs.
+    pub without_weights: bool,
     /// Called while weights are read.
     pub on_progress: Option<LoadProgress>,
 }
@@ -46,11 +48,16 @@ pub fn load_model(path: &Path, registry: &Registry, options: &LoadOptions) -> Re
     let architecture = registry.get(&config.model_type)?;
     (architecture.remap)(&mut checkpoint, &config)?;
     let stored = checkpoint.float_type().unwrap_or(Dtype::Float32);
-    let backend = Backend::new(options.device, options.dtype, stored, !options.without_kernels);
+    let kernels = !options.without_kernels && !options.without_weights;
+    let backend = Backend::new(options.device, options.dtype, stored, kernels);
     let backend = Backend { compile: options.compile.unwrap_or(backend.compile), ..backend };
     raw::set_default_device(backend.device);
     let file_bytes = checkpoint.bytes();
-    let weights = Weights::new(checkpoint, backend, options.on_progress.clone());
+    let weights = if options.without_weights {
+        Weights::zeros(checkpoint, backend)
+    } else {
+        Weights::new(checkpoint, backend, options.on_progress.clone())
+    };
     let model = (architecture.load)(&config, &weights)?;
     weights.finish()?;
     Ok(LoadedModel { model, config, file_bytes })

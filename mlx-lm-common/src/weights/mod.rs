@@ -24,7 +24,7 @@ pub use stored::{Float8, Runs, Stored};
 pub use tensor::{Loaded, Tensor};
 
 use crate::{At, Backend, Error, Progress, Result, raw::Arena};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, ops};
 use std::{cell::Cell, cell::RefCell, fmt::Display, rc::Rc, sync::Arc};
 
 /// Called with progress while tensors are read.
@@ -44,6 +44,8 @@ struct Store {
     total: u64,
     done: Cell<u64>,
     on_progress: Option<LoadProgress>,
+    /// Whether zeros stand in for all tensors.
+    is_zero: bool,
 }
 
 impl Weights {
@@ -51,14 +53,31 @@ impl Weights {
     pub fn new(checkpoint: Checkpoint, backend: Backend, on_progress: Option<LoadProgress>) -> Weights {
         let total = checkpoint.bytes();
         let arena = Arena::new(checkpoint.memory_bytes(backend.compute));
-        let store = Store {
+        Weights::of(Store {
             checkpoint: RefCell::new(checkpoint),
             arena,
             backend,
             total,
             done: Cell::new(0),
             on_progress,
-        };
+            is_zero: false,
+        })
+    }
+
+    /// A view of the shapes of `checkpoint`: nothing is read, and zeros that take no memory stand in for the values.
+    pub fn zeros(checkpoint: Checkpoint, backend: Backend) -> Weights {
+        Weights::of(Store {
+            checkpoint: RefCell::new(checkpoint),
+            arena: Arena::new(0),
+            backend,
+            total: 0,
+            done: Cell::new(0),
+            on_progress: None,
+            is_zero: true,
+        })
+    }
+
+    fn of(store: Store) -> Weights {
         Weights { store: Rc::new(store), prefix: String::new() }
     }
 
@@ -135,6 +154,9 @@ impl Weights {
         let (store, path) = (&self.store, self.path(name));
         let tensor =
             store.checkpoint.borrow_mut().take(&path).ok_or_else(|| Error::MissingTensor(path.clone()))?;
+        if store.is_zero {
+            return zeros(&tensor, dtype).map(Loaded::Plain);
+        }
         let loaded = tensor.load(&store.arena, dtype).at(&path)?;
         store.done.set(store.done.get() + tensor.bytes());
         if let Some(report) = &store.on_progress {
@@ -142,4 +164,13 @@ impl Weights {
         }
         Ok(loaded)
     }
+}
+
+/// One zero in the shape and type of a tensor, which floats may change to `dtype`.
+fn zeros(tensor: &Tensor, dtype: Option<Dtype>) -> Result<Array> {
+    let own = tensor.dtype().or(tensor.float_type()).unwrap_or(Dtype::Float32);
+    let dtype = dtype.filter(|_| stored::is_float(own)).unwrap_or(own);
+    let zeros = ops::broadcast_to(Array::from_int(0).as_dtype(dtype)?, tensor.shape())?;
+    zeros.eval()?;
+    Ok(zeros)
 }

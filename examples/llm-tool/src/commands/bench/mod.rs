@@ -2,11 +2,14 @@
 
 mod memory;
 
-use crate::{graph, kv::KvSpec, model::ModelArgs, progress, terminal, tokens::NoTokenizer};
+use crate::{caches, graph, kv::KvSpec, model::ModelArgs, progress, terminal, tokens::NoTokenizer};
 use clap::Args;
 use mlx_llm::{
     Error, Event, GenerateParameters, ModelContainer, Result, Summary, Tokenizer,
-    common::{cache::CachePolicy, raw::Device},
+    common::{
+        cache::{Cache, CachePolicy},
+        raw::Device,
+    },
 };
 use mlx_lm_tokenizers::AutoTokenizer;
 use serde_json::{Value, json};
@@ -51,7 +54,8 @@ ttft_s                       seconds to the first token, the first time
 peak_bytes                   most memory of the process
 load_s, load_bytes           time to load, and memory that loading took
 nodes_per_token              operations in the graph of one decoding step; `llm-tool nodes` names them
-host_us_per_token            microseconds to build that graph";
+host_us_per_token            microseconds to build that graph
+layers_remember              how much of the text, with --kv as given";
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -81,10 +85,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     // Before anything else takes memory.
     let peak_bytes = memory::peak();
     let policy = CachePolicy { max_size: arguments.kv.max_size(), ..Default::default() };
-    let (nodes, seconds) = model.run(move |context| {
+    let (nodes, seconds, remembered) = model.run(move |context| {
         let model = context.model.as_ref();
+        let remembered = caches::in_words(&Cache::new(&model.cache_specs(), &policy)?);
         let nodes: usize = graph::operations(model, &policy)?.values().sum();
-        Ok((nodes, median(graph::building(model, &policy)?.into_iter())))
+        Ok((nodes, median(graph::building(model, &policy)?.into_iter()), remembered))
     })?;
     bar.finish_and_clear();
 
@@ -107,6 +112,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "kernels": backend.kernels,
         "nodes_per_token": nodes,
         "host_us_per_token": seconds * 1e6,
+        "layers_remember": remembered,
     });
     if !arguments.json {
         terminal::print(&table(&figures))?;

@@ -23,7 +23,7 @@ pub(super) const HELP: &str = "\
 /reset        start anew
 /save FILE    save the conversation and the model's memory of it
 /load FILE    go on with a saved conversation
-/stats        figures of the last answer
+/stats        figures of the last answer, and what the model remembers
 /quit         end (or Ctrl-D)
 Ctrl-C stops an answer.";
 

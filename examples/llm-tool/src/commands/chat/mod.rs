@@ -58,10 +58,7 @@ pub(crate) fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
             Some(Command::System(text)) => session.set_system(text),
             Some(Command::Save(file)) => session.save(file),
             Some(Command::Load(file)) => session.load(file),
-            Some(Command::Stats) => {
-                session.tell_stats();
-                Ok(())
-            }
+            Some(Command::Stats) => session.tell_stats(),
             Some(Command::Incomplete(wanted)) => Err(Error::Unsupported(format!("wanted {wanted}"))),
         };
         match result {

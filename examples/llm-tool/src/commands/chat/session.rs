@@ -2,9 +2,11 @@
 
 use crate::{
     answer::{Answer, Speaker, figures},
+    caches,
     generation::GenerationArgs,
     prompt::Prompter,
     terminal::Interrupt,
+    units::size,
 };
 use mlx_llm::{
     Error, FinishReason, GenerateParameters, ModelContainer, Result, Summary,
@@ -127,11 +129,16 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Prints the figures of the last answer.
-    pub(super) fn tell_stats(&self) {
+    /// Prints the figures of the last answer, and what the model remembers.
+    pub(super) fn tell_stats(&self) -> Result<()> {
         match &self.last {
             Some(summary) => eprintln!("{}", figures(summary)),
             None => eprintln!("nothing was answered so far, or not to the end"),
         }
+        self.cache.run(|cache| {
+            let (tokens, cache) = (cache.tokens().len(), cache.cache());
+            eprintln!("{} for {tokens} tokens ({})", size(cache.nbytes() as u64), caches::in_words(cache));
+            Ok(())
+        })
     }
 }

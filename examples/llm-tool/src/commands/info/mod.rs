@@ -1,20 +1,27 @@
 //! `llm-tool info`: what a model is and what it needs, from the headers of its files alone.
 
-mod layers;
 mod tensors;
 
 use crate::{
+    caches::{self, Group},
+    kv::KvSpec,
     model::{self, PolicyArgs},
     terminal,
+    units::{count, size},
 };
 use clap::Args;
-use layers::LayerCache;
 use mlx_llm::{
-    Config, Result,
-    common::{Backend, MODEL_FILES, raw::Device, weights},
-    registry,
+    Config, LoadOptions, Result,
+    common::{
+        Backend, MODEL_FILES,
+        cache::{Cache, CachePolicy},
+        model::LoadedModel,
+        raw::{Device, whole_graphs},
+        weights,
+    },
+    load_local, registry,
 };
-use mlx_rs::Dtype;
+use mlx_rs::{Array, Dtype};
 use serde_json::{Value, json};
 use tensors::{Class, Tally};
 
@@ -23,13 +30,17 @@ use tensors::{Class, Tally};
 #[command(after_help = "\
 Examples:
   llm-tool info --model demo
-  llm-tool info --model ./my-model --dtype bfloat16 --json")]
+  llm-tool info --model ./my-model --dtype bfloat16 --json
+  llm-tool info --model ./my-model --kv max:1024          which layers that bounds")]
 pub(crate) struct Arguments {
     /// A folder, a .gguf file, owner/name[@revision], or `demo`
     #[arg(long, value_name = "MODEL")]
     model: String,
     #[command(flatten)]
     policy: PolicyArgs,
+    /// How keys and values would be stored: `float` or `max:N`
+    #[arg(long, value_name = "SPEC", default_value = "float")]
+    kv: KvSpec,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -46,8 +57,9 @@ struct Info {
     tally: Tally,
     file_bytes: u64,
     weight_bytes: u64,
-    /// Layers of one kind, and how many there are.
-    caches: Vec<(LayerCache, u64)>,
+    /// What all layers remember, in words.
+    remembered: String,
+    caches: Vec<Group>,
     context: Option<u64>,
 }
 
@@ -60,17 +72,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 impl Info {
     fn read(arguments: &Arguments) -> Result<Info> {
-        let (config, mut checkpoint) = weights::open(&model::find(&arguments.model, MODEL_FILES)?)?;
+        let path = model::find(&arguments.model, MODEL_FILES)?;
+        let (config, mut checkpoint) = weights::open(&path)?;
         let registry = registry();
         let architecture = registry.get(&config.model_type)?;
         (architecture.remap)(&mut checkpoint, &config)?;
         let stored = checkpoint.float_type().unwrap_or(Dtype::Float32);
-        let backend = Backend::new(arguments.policy.device()?, arguments.policy.dtype(), stored, true);
+        let (device, dtype) = (arguments.policy.device()?, arguments.policy.dtype());
+        let backend = Backend::new(device, dtype, stored, true);
+        let options = LoadOptions { device, dtype, without_weights: true, ..Default::default() };
+        let cache = cache(&load_local(&path, &options)?, arguments.kv)?;
         Ok(Info {
             tally: Tally::of(&checkpoint, &config)?,
             file_bytes: checkpoint.bytes(),
             weight_bytes: checkpoint.memory_bytes(backend.compute) as u64,
-            caches: layers::caches(&checkpoint, &config, backend.compute)?,
+            remembered: caches::in_words(&cache),
+            caches: caches::groups(&cache),
             context: config.get("max_position_embeddings")?,
             config,
             backend,
@@ -80,7 +97,7 @@ impl Info {
 
     /// Bytes that the caches of all layers take at a length of context.
     fn cache_bytes(&self, length: u64) -> u64 {
-        self.caches.iter().map(|(cache, layers)| layers * cache.bytes(length)).sum()
+        self.caches.iter().map(|group| group.bytes_at(length)).sum()
     }
 
     fn lengths(&self) -> Vec<u64> {
@@ -95,13 +112,13 @@ impl Info {
             let figures = json!({ "parameters": sum.parameters, "bytes": sum.bytes, "bits_per_weight": sum.bits_per_weight() });
             (class.name().to_string(), figures)
         };
-        let cache = |(cache, layers): &(LayerCache, u64)| json!({ "kind": cache.kind(), "layers": layers, "window": cache.window, "bytes_per_token": layers * cache.per_token });
+        let cache = |g: &Group| json!({ "layers": g.layers, "kind": g.report.kind, "bounded": g.report.bounded, "bytes": g.bytes_at(0), "bytes_per_token": g.bytes_each() });
         let memory =
             |length: u64| json!({ "context": length, "bytes": self.weight_bytes + self.cache_bytes(length) });
         let total = self.tally.total();
         json!({
             "model_type": self.config.model_type,
-            "layers": self.caches.iter().map(|(_, layers)| layers).sum::<u64>(),
+            "layers": self.caches.iter().map(|g| g.layers).sum::<u64>(),
             "parameters": total.parameters,
             "bits_per_weight": total.bits_per_weight(),
             "classes": self.tally.classes().map(class).collect::<serde_json::Map<_, _>>(),
@@ -111,7 +128,7 @@ impl Info {
             "context": self.context,
             "file_bytes": self.file_bytes,
             "weight_bytes": self.weight_bytes,
-            "cache_bytes_per_token": self.caches.iter().map(|(c, layers)| layers * c.per_token).sum::<u64>(),
+            "cache_bytes_per_token": self.caches.iter().map(Group::bytes_each).sum::<u64>(),
             "caches": self.caches.iter().map(cache).collect::<Vec<_>>(),
             "memory": self.lengths().into_iter().map(memory).collect::<Vec<_>>(),
         })
@@ -136,11 +153,13 @@ impl Info {
             format!("{} on the {}", name(self.backend.compute), device(self.backend).to_uppercase());
         lines.push(row("float type", &format!("{}; computes in {compute}", name(self.stored))));
         lines.push(row("context", &self.context.map_or("not told".into(), |n| format!("{n} tokens"))));
-        for (cache, layers) in &self.caches {
-            let window = cache.window.map_or(String::new(), |n| format!(" of the latest {n} tokens"));
-            let figures = format!("{} a token{window}, {layers} layers", size(layers * cache.per_token));
-            lines.push(row(&format!("cache, {}", cache.kind()), &figures));
-        }
+        lines.push(row("layers remember", &self.remembered));
+        let each = self.caches.iter().map(Group::bytes_each).sum();
+        let always = match self.cache_bytes(0) {
+            0 => String::new(),
+            bytes => format!(", and {} whatever the length", size(bytes)),
+        };
+        lines.push(row("cache", &format!("{} a token while it is kept{always}", size(each))));
         lines.push(row("memory", &format!("{} for weights, at most", size(self.weight_bytes))));
         for length in self.lengths() {
             let all = size(self.weight_bytes + self.cache_bytes(length));
@@ -148,6 +167,14 @@ impl Info {
         }
         lines.join("\n") + "\n"
     }
+}
+
+/// What the model remembers of one token. Nothing is computed for that.
+fn cache(loaded: &LoadedModel, kv: KvSpec) -> Result<Cache> {
+    let (model, policy) = (&loaded.model, CachePolicy { max_size: kv.max_size(), ..Default::default() });
+    let mut cache = Cache::new(&model.cache_specs(), &policy)?;
+    whole_graphs(|| model.hidden(model.embed(&Array::from_slice(&[0u32], &[1, 1]))?, &mut cache))?;
+    Ok(cache)
 }
 
 fn row(name: &str, value: &str) -> String {
@@ -162,39 +189,5 @@ fn device(backend: Backend) -> &'static str {
     match backend.device {
         Device::Cpu => "cpu",
         Device::Gpu => "gpu",
-    }
-}
-
-/// A number with its thousands told: 134.5 M.
-fn count(n: u64) -> String {
-    scaled(n, ["", " K", " M", " B"])
-}
-
-/// Bytes: 91.7 MB.
-fn size(bytes: u64) -> String {
-    scaled(bytes, [" B", " KB", " MB", " GB"])
-}
-
-fn scaled(n: u64, units: [&str; 4]) -> String {
-    let power = [1_000, 1_000_000, 1_000_000_000].iter().filter(|unit| n >= **unit).count();
-    if power == 0 {
-        format!("{n}{}", units[0])
-    } else {
-        format!("{:.1}{}", n as f64 / 1e3_f64.powi(power as i32), units[power])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_for_people() {
-        for (n, wanted) in
-            [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (91_700_000, "91.7 MB"), (5_000_000_000, "5.0 GB")]
-        {
-            assert_eq!(size(n), wanted);
-        }
-        assert_eq!(count(134_515_008), "134.5 M");
     }
 }
