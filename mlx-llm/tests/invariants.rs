@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Reference, for_all_models, ids, near};
+use common::{Reference, for_all_models, has_state, ids, near};
 use mlx_llm::common::{
     cache::{Cache, CachePolicy, CacheSpec},
     model::{LanguageModel, LoadedModel},
@@ -14,15 +14,6 @@ use mlx_rs::{Array, ops, ops::indexing::IndexOp};
 fn policies() -> [(&'static str, CachePolicy); 2] {
     let bounded = CachePolicy { max_size: Some(6), rewind: 5, ..Default::default() };
     [("as declared", CachePolicy::default()), ("six positions", bounded)]
-}
-
-/// Whether a layer keeps a state, which forgets what it came from unless a policy says otherwise.
-fn has_state(spec: &CacheSpec) -> bool {
-    match spec {
-        CacheSpec::State(_) => true,
-        CacheSpec::Several(parts) => parts.iter().any(has_state),
-        _ => false,
-    }
 }
 
 /// Whether a layer lets go of positions by itself.
@@ -251,7 +242,7 @@ fn bounded_caches_let_go_of_what_nobody_sees() {
         let plain =
             ["qwen3", "llama-4bit", "deepseek_v3"].contains(&name.trim_end_matches(" without kernels"));
         // Of twins, which have the same caches, the plain one is enough.
-        if !plain && !(declared && !name.contains('-')) {
+        if !plain && (!declared || name.contains('-')) {
             return Ok(());
         }
         let policy = CachePolicy { max_size: Some(40), rewind: 5, ..Default::default() };
@@ -292,37 +283,6 @@ fn bounded_caches_let_go_of_what_nobody_sees() {
         // Windows of 40 and less never need two thousand slots a layer; all positions would be 1500.
         if most > slot * 768 {
             return Err(format!("{most} bytes, with {slot} bytes a slot"));
-        }
-        Ok(())
-    });
-}
-
-/// States do not grow, whatever the length of the text.
-#[test]
-fn two_thousand_steps_leave_the_memory_of_states_flat() {
-    for_all_models(|name, LoadedModel { model, .. }| {
-        let specs = model.cache_specs();
-        // Twins of a model have the same caches.
-        if name.contains('-') || !specs.iter().any(has_state) {
-            return Ok(());
-        }
-        let policy = CachePolicy { max_size: Some(40), ..Default::default() };
-        let mut cache = empty(model.as_ref(), &policy);
-        let mut sizes = Vec::new();
-        for step in 0..2000u32 {
-            let logits = forward(model.as_ref(), &mut cache, &[step * 37 % 128]);
-            if step % 100 == 99 {
-                if !logits.sum(None).unwrap().item_cast::<f32>().is_finite() {
-                    return Err(format!("logits of step {step} are no numbers"));
-                }
-                cache.eval().map_err(|e| e.to_string())?;
-                sizes.push((cache.nbytes(), mlx_rs::memory::active_memory().unwrap()));
-            }
-        }
-        // Buffers of the attention layers come and go within their bound; the first ones are still growing.
-        let (least, most) = (sizes[5..].iter().min().unwrap(), sizes[5..].iter().max().unwrap());
-        if most.0 > least.0 * 2 || most.1 > least.1 + least.0 * 2 {
-            return Err(format!("bytes of the cache and of MLX go from {least:?} to {most:?}"));
         }
         Ok(())
     });

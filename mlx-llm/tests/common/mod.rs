@@ -4,7 +4,7 @@
 use mlx_llm::{
     LoadOptions,
     common::{
-        cache::{Cache, CachePolicy},
+        cache::{Cache, CachePolicy, CacheSpec},
         model::{LanguageModel, LoadedModel},
         raw::Device,
     },
@@ -129,4 +129,13 @@ pub fn distance(a: &Array, b: &Array) -> f32 {
 pub fn near(a: &Array, b: &Array, what: &str) -> Result<(), String> {
     let d = distance(a, b);
     if d <= 1e-4 { Ok(()) } else { Err(format!("{what} differs by {d:.1e} of the largest logit")) }
+}
+
+/// Whether a layer keeps a state, which forgets what it came from unless a policy says otherwise.
+pub fn has_state(spec: &CacheSpec) -> bool {
+    match spec {
+        CacheSpec::State(_) => true,
+        CacheSpec::Several(parts) => parts.iter().any(has_state),
+        _ => false,
+    }
 }
