@@ -35,5 +35,5 @@ fn nothing_but_the_result_stays() {
     ];
     let grown = taken() - before;
     assert!((values..=counted + 4096).contains(&grown), "{grown} of {counted}");
-    assert_eq!(kept[1].sum(None).unwrap().item::<f32>(), (n * n) as f32);
+    assert_eq!(kept[1].sum(None).unwrap().item_cast::<f32>(), (n * n) as f32);
 }

@@ -174,7 +174,7 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(short.conv_input(0, &x, WIDTH), Err(Error::Cache(_))));
     let mut narrow = new().restore(vec![tail, zeros(&[1, 1, 1])], 3).unwrap();
     let decay = [Array::from_f32(0.5)];
-    assert!(matches!(narrow.scan(1, leaky, &[x.clone()], &decay), Err(Error::Cache(_))));
+    assert!(matches!(narrow.scan(1, leaky, std::slice::from_ref(&x), &decay), Err(Error::Cache(_))));
     let mut cache = new();
     assert!(matches!(cache.conv_input(2, &x, WIDTH), Err(Error::Cache(_))));
     cache.conv_input(0, &x, WIDTH).unwrap();
