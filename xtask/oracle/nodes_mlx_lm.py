@@ -2,7 +2,9 @@
 """Counts the operations of one of mlx-lm's decoding steps as `llm-tool nodes` counts this project's, and prints the
 same line of JSON for each model.
 
-usage: nodes_mlx_lm.py FOLDER...
+usage: nodes_mlx_lm.py [--metal] FOLDER...
+
+--metal: with the kernels that mlx-lm has for Metal alone, whether there is Metal or not
 """
 import io
 import json
@@ -44,7 +46,12 @@ def step(model):
 
 
 def main():
-    for folder in map(Path, sys.argv[1:]):
+    folders = sys.argv[1:]
+    if folders[:1] == ["--metal"]:
+        del folders[0]
+        mx.metal.is_available = lambda: True
+        mx.default_device = lambda: mx.gpu
+    for folder in map(Path, folders):
         try:
             model, _ = load_model(folder)
             counts = step(model)

@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// The 4-bit twins, not the plain fixtures
     #[arg(long, requires = "nodes")]
     quantized: bool,
+    /// Let mlx-lm use the kernels that it has for Metal
+    #[arg(long, requires = "nodes")]
+    metal: bool,
     /// The folder of the fixtures [default: all that `cargo xtask fixtures --all` writes]
     #[arg(long, requires = "nodes", value_name = "DIR")]
     fixtures: Option<PathBuf>,

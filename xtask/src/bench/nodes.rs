@@ -23,8 +23,8 @@ pub(super) const HELP: &str = "\
 the cache keeps, and that were not there before the step: on both sides the nodes of MLX's own export to Graphviz. Both are in the
 form that they have on a GPU: elementwise chains through MLX's compiler are one operation, in the checkpoint's own type; so are
 norms, rotations, attention and unpacking, which MLX without a GPU spells out, and for which xtask/oracle/gpu_graph.cpp stands in on
-Linux (built with c++, or $CXX). Kernels that mlx-lm has for Metal alone are counted on Metal alone. The column `CPU kernels` is this
-project's as it runs on a CPU.";
+Linux (built with c++, or $CXX). The kernels that mlx-lm has for recurrences on Metal are counted on a Mac, or with --metal. The
+column `CPU kernels` is this project's as it runs on a CPU.";
 
 /// What was counted for one model.
 #[derive(Deserialize)]
@@ -126,7 +126,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let folders = folders(arguments)?;
     let (tool, python) = (LlmTool::built(Profile::Dev)?, Environment::ready(&ORACLE)?);
     let ours = stand_ins("ours", &tool.mlx())?;
-    let theirs = mlx_lm(&python, &folders)?;
+    let theirs = mlx_lm(&python, &folders, arguments.metal)?;
     let mut rows = Vec::new();
     for (folder, mlx_lm) in folders.iter().zip(theirs) {
         let count = |more: &[&str], stand_ins: &Option<PathBuf>| {
@@ -179,9 +179,11 @@ fn folders(arguments: &Arguments) -> Result<Vec<PathBuf>> {
 }
 
 /// mlx-lm's counts, in order.
-fn mlx_lm(python: &Environment, folders: &[PathBuf]) -> Result<Vec<Counted>> {
+fn mlx_lm(python: &Environment, folders: &[PathBuf], on_metal: bool) -> Result<Vec<Counted>> {
     let stand_ins = stand_ins("mlx-lm", &python.program("mlx"))?;
-    let text = output(with(&stand_ins, python.script("nodes_mlx_lm.py").args(folders)))?;
+    let mut script = python.script("nodes_mlx_lm.py");
+    script.args(on_metal.then_some("--metal")).args(folders);
+    let text = output(with(&stand_ins, &mut script))?;
     let counts: Vec<Counted> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     if counts.len() != folders.len() {
         bail!("nodes_mlx_lm.py counted {} of {} models", counts.len(), folders.len());
