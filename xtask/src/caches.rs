@@ -107,8 +107,8 @@ fn exchange(tool: &LlmTool, python: &Environment, root: &Path, folder: &Path) ->
     script("load", &ours)?;
     for s in &saved {
         let file = format!("{}.{}", s.fixture, s.text);
-        let [found, wanted] = [ours.join(format!("{file}.logits")), theirs.join(format!("{file}.wanted"))]
-            .map(|path| path.with_added_extension("safetensors"));
+        let found = ours.join(format!("{file}.logits.safetensors"));
+        let wanted = theirs.join(format!("{file}.wanted.safetensors"));
         rows.push((s, "here to mlx-lm", distance(&found, &["logits"], &wanted)));
     }
     let mut differing = 0;
