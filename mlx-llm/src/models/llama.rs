@@ -158,7 +158,8 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<LlamaLayer>> 
             let rope = kinds.rotates(model_type, i).then(|| rope.clone());
             Ok(LlamaLayer {
                 input_layernorm: Norm::rms(&w.pp("input_layernorm"), dim, eps)?,
-                self_attn: Attention::load(&w.pp("self_attn"), &c.attention(model_type, rope)?)?.with_q_scale(q_scale),
+                self_attn: Attention::load(&w.pp("self_attn"), &c.attention(model_type, rope)?)?
+                    .with_q_scale(q_scale),
                 post_attention_layernorm: Norm::rms(&w.pp("post_attention_layernorm"), dim, eps)?,
                 mlp: Mlp::load(&w.pp("mlp"), &mlp)?,
                 window,

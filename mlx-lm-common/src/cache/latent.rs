@@ -43,6 +43,8 @@ pub struct LatentSpec {
     pub embed: MultiLinear,
     /// Latents to values.
     pub unembed: MultiLinear,
+    /// Whether parts are copied before they are rotated: MLX's rotation on CUDA misreads slices (ml-explore/mlx-lm#1896).
+    pub copies: bool,
 }
 
 impl LatentSpec {
@@ -80,6 +82,7 @@ impl LatentSpec {
 
     fn rotated(&self, x: Array, at: Positions) -> Result<Array> {
         match &self.rope {
+            Some(rope) if self.copies => rope.forward(&x.contiguous()?, at.first, at.padding),
             Some(rope) => rope.forward(&x, at.first, at.padding),
             None => Ok(x),
         }

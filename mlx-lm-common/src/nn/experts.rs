@@ -134,8 +134,13 @@ impl SwitchLinear {
     fn load(w: &Weights, shape: &[i32; 3], bias: bool) -> Result<SwitchLinear> {
         let compute = w.backend().compute;
         let weight = match plain(w.matrix(shape, Some(compute))?, compute)? {
-            // A view; taken here, it is no node of every step's graph.
-            Matrix::Dense(weight) => Matrix::Dense(constant(weight.swap_axes(-1, -2)?)?),
+            // A view; taken here, it is no node of every step's graph. Experts in order of the rows that they are given are wrong with
+            // a view on CUDA (ml-explore/mlx#4253).
+            Matrix::Dense(weight) => {
+                let weight = weight.swap_axes(-1, -2)?;
+                let copied = w.backend().device.is_cuda();
+                Matrix::Dense(constant(if copied { weight.contiguous()? } else { weight })?)
+            }
             packed => packed,
         };
         let bias = bias.then(|| constant(w.tensor("bias", &shape[..2])?.expand_dims(-2)?)).transpose()?;

@@ -101,6 +101,7 @@ impl Mla {
                 q_scale: c.q_scale,
                 embed,
                 unembed,
+                copies: w.backend().device.is_cuda(),
             },
         })
     }

@@ -11,6 +11,13 @@ pub enum Device {
     Gpu,
 }
 
+impl Device {
+    /// Whether it is an NVIDIA GPU: the only kind outside macOS.
+    pub fn is_cuda(self) -> bool {
+        self == Device::Gpu && !cfg!(target_os = "macos")
+    }
+}
+
 /// Whether MLX sees a GPU that it can use.
 pub fn gpu_available() -> bool {
     init();

@@ -20,7 +20,7 @@ use mlx_lm_common::{
     weights::{Checkpoint, Weights},
 };
 use mlx_rs::Array;
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 pub(super) struct Gemma4 {
     embed: Embedding,
@@ -132,18 +132,20 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Gemma4> {
     let config = &with_defaults(config)?;
     let c = Gemma4Config::read(config)?;
     let (m, dim, vocab_size) = (w.pp("model"), c.keys.hidden_size, c.keys.vocab_size);
+    // Layers of a kind share one.
     let mut ropes: HashMap<_, Rope> = HashMap::new();
     Ok(Gemma4 {
         embed: Embedding::load(&m.pp("embed_tokens"), vocab_size, dim)?,
         inputs: c.per_layer.as_ref().map(|size| Inputs::load(&m, &c, size)).transpose()?,
         layers: load_layers(&m, c.keys.num_hidden_layers, |i, w| {
             let layer = c.layer(i)?;
-            let key = (layer.kind, layer.head_dim);
-            if !ropes.contains_key(&key) {
-                let rope = RopeConfig::from_config(config, Some(layer.kind.name()), layer.head_dim)?;
-                ropes.insert(key, Rope::new(rope, false)?);
-            }
-            let rope = ropes[&key].clone();
+            let rope = match ropes.entry((layer.kind, layer.head_dim)) {
+                Entry::Occupied(rope) => rope.get().clone(),
+                Entry::Vacant(entry) => {
+                    let rope = RopeConfig::from_config(config, Some(layer.kind.name()), layer.head_dim)?;
+                    entry.insert(Rope::new(rope, false)?).clone()
+                }
+            };
             Gemma4Layer::load(w, &c, layer, rope)
         })?,
         norm: Norm::rms(&m.pp("norm"), dim, c.keys.rms_norm_eps)?,
