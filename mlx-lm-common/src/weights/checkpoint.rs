@@ -13,9 +13,7 @@
 //! | [`rename_prefix`](Checkpoint::rename_prefix)`(from, to)` | `from…` becomes `to…` |
 //! | [`keep_text`](Checkpoint::keep_text)`()` | the text model of a vision or audio model: its names without the wrapper's prefix |
 //! | [`transpose`](Checkpoint::transpose)`(which)` | swaps the last two axes |
-//! | [`permute`](Checkpoint::permute)`(which, axes)` | reorders the axes |
 //! | [`conv_to_mlx`](Checkpoint::conv_to_mlx)`(which)` | `[C, 1, K]` becomes `[C, K, 1]` |
-//! | [`squeeze`](Checkpoint::squeeze)`(which)` | drops axes of size 1 |
 //! | [`reshape`](Checkpoint::reshape)`(which, shape)` | the same values in another shape |
 //! | [`add`](Checkpoint::add)`(which, term)` | w + term |
 //! | [`multiply`](Checkpoint::multiply)`(factors)` | w · factor, or a factor for each row; packed weights too |
