@@ -148,3 +148,50 @@ fn every_tensor_is_wanted_and_checked() {
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
+
+/// Files of caches that lie about positions and sizes.
+#[test]
+fn no_number_of_a_cache_file_makes_a_model_panic() {
+    let numbers = [i32::MIN, -1, 0, 1, 3, 6, 8, 1 << 20, 1 << 30, i32::MAX];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache.safetensors");
+    let mut failed = Vec::new();
+    for fixture in architectures() {
+        let name = fixture.file_name().unwrap().to_string_lossy().into_owned();
+        let options = LoadOptions { device: Some(Device::Cpu), ..Default::default() };
+        let model = load_local(&fixture, &options).unwrap().model;
+        let (specs, policy) = (model.cache_specs(), CachePolicy::default());
+        let mut cache = Cache::new(&specs, &policy).unwrap();
+        model.forward(&ids(&[1, 2, 3, 4, 5, 6, 7]), &mut cache).unwrap();
+        cache.save(&path, &[]).unwrap();
+        let (tensors, metadata) = Array::load_safetensors_with_metadata(&path).unwrap();
+        tensors.values().for_each(|t| t.eval().unwrap());
+        let scalars = tensors.iter().filter(|(_, t)| t.ndim() == 0).map(|(name, _)| Some(name.clone()));
+        // The number of positions is no tensor.
+        for scalar in scalars.chain([None]) {
+            for number in numbers {
+                let (mut tensors, mut metadata) = (tensors.clone(), metadata.clone());
+                match &scalar {
+                    Some(scalar) => {
+                        tensors.insert(scalar.clone(), Array::from_int(number));
+                    }
+                    None => {
+                        metadata.insert("2.0".into(), number.to_string());
+                    }
+                }
+                Array::save_safetensors(&tensors, &metadata, &path).unwrap();
+                let run = || -> mlx_llm::Result<()> {
+                    let (mut cache, _) = Cache::load(&path, &specs, &policy)?;
+                    model.forward(&ids(&[8, 9]), &mut cache)?.eval()?;
+                    cache.trim(1);
+                    model.forward(&ids(&[10]), &mut cache)?.eval()?;
+                    Ok(())
+                };
+                if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                    failed.push(format!("{name}: {scalar:?} = {number}"));
+                }
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}

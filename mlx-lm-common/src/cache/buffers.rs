@@ -5,7 +5,7 @@
 
 use super::{
     attend::PositionScale,
-    file::{Item, LayerState},
+    file::{Item, LayerState, MOST_POSITIONS},
 };
 use crate::{Error, Result, raw};
 use mlx_rs::{Array, Dtype, ops};
@@ -108,7 +108,8 @@ impl<const N: usize> Buffers<N> {
         let (arrays, numbers) = state.items.split_at_checked(N).ok_or_else(odd)?;
         let arrays: Vec<_> = arrays.iter().filter_map(Item::array).collect();
         let numbers: Option<Vec<i32>> = numbers.iter().map(Item::number).collect();
-        let numbers = numbers.ok_or_else(odd)?;
+        let numbers =
+            numbers.filter(|n| n.iter().all(|n| (0..=MOST_POSITIONS).contains(n))).ok_or_else(odd)?;
         let Ok(arrays) = <[&Array; N]>::try_from(arrays) else {
             let nothing = state.items[..N].iter().all(|item| matches!(item, Item::Nothing));
             return if nothing { Ok(()) } else { Err(odd()) };

@@ -15,6 +15,8 @@ use std::{
 const MOST: usize = 16_384;
 /// Deepest tree that a file may claim.
 const DEEPEST: usize = 8;
+/// The longest text that a file may claim; so far, sums of positions stay within their type.
+pub(super) const MOST_POSITIONS: i32 = 1 << 30;
 
 const SCALAR: &str = "scalar";
 const TEXT: &str = "string";
@@ -189,7 +191,8 @@ pub(super) fn load(path: &Path) -> Result<Saved> {
     if states.is_empty() || metadata.contains_key(&format!("1.{}", states.len())) {
         return Err(bad());
     }
-    let offset = metadata.get("2.0").and_then(|text| text.parse().ok()).filter(|n| *n >= 0);
+    let offset =
+        metadata.get("2.0").and_then(|text| text.parse().ok()).filter(|n| (0..=MOST_POSITIONS).contains(n));
     let user = metadata.iter().filter_map(|(k, v)| Some((k.strip_prefix("0.")?.to_string(), v.clone())));
     Ok(Saved { states, offset, metadata: user.collect() })
 }

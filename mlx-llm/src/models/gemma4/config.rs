@@ -90,7 +90,7 @@ pub(super) struct PerLayerSize {
     pub(super) dim: i32,
     /// Of all layers' inputs together.
     pub(super) all: i32,
-    /// What layers get is so many times smaller than their inputs.
+    /// √d / √2, by which what layers are given is smaller than their inputs.
     pub(super) scale: f32,
 }
 

@@ -73,9 +73,11 @@ impl LanguageModel for Gemma4 {
     }
 }
 
-/// What makes the inputs of single layers: (√d · found by token + norm(projection(x) / √D)) / √2, for layers of width D and inputs of
-/// width d. Of the factors, those inside a norm go into its epsilon; √d is taken out of the sum, which divides the weight of the norm
-/// in it, and goes with √2 into the epsilon of the norm that ends what layers do with their inputs.
+/// What makes the inputs of single layers: (√d · found + norm(projection(x) / √D)) / √2, of what is found by token and the embedding
+/// x, for layers of width D and inputs of width d.
+///
+/// Norms do not see factors of what goes into them, but for their epsilons. So 1 / √D goes into the epsilon of this norm; and as a
+/// norm ends what a layer does with its input, √d / √2 goes into the epsilon of that one, and 1 / √d into the weight of this one.
 struct Inputs {
     table: Embedding,
     projection: Linear,
@@ -96,7 +98,7 @@ impl Inputs {
         })
     }
 
-    /// The inputs of all layers [B, L, d], for x [B, L, D] and what was `found` [B, L, layers · d].
+    /// √2 / √d times the inputs of all layers [B, L, d], for x [B, L, D] and what was `found` [B, L, layers · d].
     fn forward(&self, x: &Array, found: &Array) -> Result<Vec<Array>> {
         let projected = self.projection.forward(x)?;
         let normed = self.norm.forward(&projected.reshape(&[x.dim(0), x.dim(1), -1, self.dim])?)?;
