@@ -34,6 +34,8 @@ pub struct LoadedModel {
     pub config: Config,
     /// Bytes of the checkpoint's tensors.
     pub file_bytes: u64,
+    /// What was found in the checkpoint that a person may want to know; see [`Checkpoint::remarks`](weights::Checkpoint::remarks).
+    pub remarks: Vec<String>,
 }
 
 /// Loads the model at `path`, a folder in the Hugging Face layout or a GGUF file, for use on this thread, whose default device it
@@ -60,5 +62,5 @@ pub fn load_model(path: &Path, registry: &Registry, options: &LoadOptions) -> Re
     };
     let model = (architecture.load)(&config, &weights)?;
     weights.finish()?;
-    Ok(LoadedModel { model, config, file_bytes })
+    Ok(LoadedModel { model, config, file_bytes, remarks: weights.remarks() })
 }

@@ -30,21 +30,73 @@
 //! | [`join`](Checkpoint::join)`(from, to)` | modules whose outputs follow one another become one |
 //! | [`stack`](Checkpoint::stack)`(from, to)` | `from.0.x`, `from.1.x` … become one `to.x` |
 
-use super::{Derived, Source, Stored, Tensor};
+use super::{Derived, JangConfig, Source, Stored, Tensor};
 use crate::{Error, Result};
 use mlx_rs::{Dtype, ops};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 /// All tensors of a checkpoint by name.
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
+    layout: Option<Layout>,
+    remarks: Vec<String>,
+}
+
+/// Whose conventions a checkpoint follows, where names and shapes are alike and values are not.
+#[derive(Clone, Debug)]
+pub enum Layout {
+    /// Those of whoever published the model.
+    Published,
+    /// Those of MLX's tools, which bring values into the form that is computed with.
+    Mlx,
+    /// Those of JANG's tools: by what each bundle is marked with.
+    Jang(Rc<JangConfig>),
 }
 
 impl Checkpoint {
     /// A checkpoint of these tensors.
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Checkpoint {
-        Checkpoint { tensors }
+        Checkpoint { tensors, layout: None, remarks: Vec::new() }
+    }
+
+    /// The same, known to follow these conventions.
+    pub fn with_layout(self, layout: Layout) -> Checkpoint {
+        Checkpoint { layout: Some(layout), ..self }
+    }
+
+    /// Whose conventions it follows. If nothing else tells, MLX's are known by the shape of convolutions, [C, K, 1] and not [C, 1, K],
+    /// or by the lack of layers that predict several tokens ahead, which its tools leave out.
+    pub fn layout(&self) -> Layout {
+        if let Some(layout) = &self.layout {
+            return layout.clone();
+        }
+        let is_kernel = |name: &str| name.ends_with("conv1d.weight") || name.ends_with("conv.conv.weight");
+        let published = match self.iter().find(|(name, _)| is_kernel(name)) {
+            Some((_, kernel)) => kernel.shape().last() != Some(&1),
+            None => self.iter().any(|(name, _)| name.starts_with("mtp.")),
+        };
+        if published { Layout::Published } else { Layout::Mlx }
+    }
+
+    /// The file that marks a JANG bundle.
+    pub fn jang(&self) -> Option<&Rc<JangConfig>> {
+        match &self.layout {
+            Some(Layout::Jang(jang)) => Some(jang),
+            _ => None,
+        }
+    }
+
+    /// What was found in it that a person may want to know: claims that its tensors contradict, what was mended or widened.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    /// Notes what a person may want to know, and warns of it.
+    pub fn remark(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        tracing::warn!("{what}");
+        self.remarks.push(what);
     }
 
     /// Names and tensors, in order of name.

@@ -1,12 +1,12 @@
 //! Opens a checkpoint, whatever container it is in.
 
 use super::{
-    Checkpoint, CheckpointFile, Float8, Stored, Tensor, encodings, header::DType, header::TensorInfo,
-    index::Shards,
+    Checkpoint, CheckpointFile, Float8, JangConfig, Layout, Stored, Tensor, encodings, header::DType,
+    header::TensorInfo, index::Shards,
 };
 use crate::{Config, Error, Result, gguf::Gguf};
 use mlx_rs::Dtype;
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, rc::Rc, sync::Arc};
 
 /// Reads configuration and headers of `model`: a folder in the Hugging Face layout, or a GGUF file. No tensor is read; what other
 /// toolkits have quantized will come as plain floats or in MLX's packed layouts.
@@ -15,7 +15,11 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 /// [`Error::Io`], [`Error::File`] or [`Error::Tensor`] for what is missing or damaged, [`Error::Config`] for a bad configuration.
 pub fn open(model: &Path) -> Result<(Config, Checkpoint)> {
     if model.is_dir() {
-        let (config, mut checkpoint) = (Config::from_dir(model)?, open_folder(model)?);
+        let config = Config::from_dir(model)?;
+        let mut checkpoint = match JangConfig::of(model, &config.value)? {
+            Some(jang) => open_folder(model)?.with_layout(Layout::Jang(Rc::new(jang))),
+            None => open_folder(model)?,
+        };
         encodings::decode(&mut checkpoint, &config)?;
         return Ok((config, checkpoint));
     }

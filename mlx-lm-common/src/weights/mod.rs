@@ -9,16 +9,19 @@ mod derived;
 mod encodings;
 pub mod header;
 pub mod index;
+mod jang;
 mod matrix;
 mod stored;
 mod tensor;
 mod verbs;
+pub mod write;
 
 pub use crate::file::CheckpointFile;
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Layout};
 pub use container::open;
 pub(crate) use container::open_file;
 pub use derived::{Derived, Source};
+pub use jang::JangConfig;
 pub use matrix::{Matrix, Packed};
 pub use stored::{Float8, Runs, Stored};
 pub use tensor::{Loaded, Tensor};
@@ -134,6 +137,11 @@ impl Weights {
         let part = |name: &str| self.take(name, None)?.plain(&self.path(name));
         let biases = self.has("biases").then(|| part("biases")).transpose()?;
         Packed::new(&self.prefix, shape, weight, part("scales")?, biases).map(Matrix::Packed)
+    }
+
+    /// What [`Checkpoint::remarks`] has so far.
+    pub fn remarks(&self) -> Vec<String> {
+        self.store.checkpoint.borrow().remarks().to_vec()
     }
 
     /// Fails if the checkpoint has tensors that nobody asked for.
