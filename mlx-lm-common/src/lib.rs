@@ -5,6 +5,7 @@ pub mod cache;
 pub mod config;
 mod downloader;
 mod error;
+pub mod evaluate;
 mod file;
 pub mod generate;
 pub mod gguf;

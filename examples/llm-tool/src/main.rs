@@ -21,7 +21,7 @@ mod tokens;
 mod units;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, generate, info, logits, models, nodes, template, tokenize};
+use commands::{bench, chat, eval, generate, info, logits, models, nodes, template, tokenize};
 use std::io;
 use terminal::Interrupt;
 
@@ -54,6 +54,7 @@ enum Command {
     Template(template::Arguments),
     Logits(logits::Arguments),
     Bench(bench::Arguments),
+    Eval(eval::Arguments),
     Nodes(nodes::Arguments),
 }
 
@@ -82,6 +83,7 @@ fn run(command: Command) -> u8 {
         Command::Template(arguments) => template::run(&arguments),
         Command::Logits(arguments) => logits::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments, &interrupt),
         Command::Nodes(arguments) => nodes::run(&arguments),
     };
     match done {

@@ -19,4 +19,5 @@ pub use params::{ExtraEos, GenerateParameters};
 pub use processors::Processors;
 pub use run::{Event, FinishReason, Summary, generate};
 pub use sampler::Sampler;
+pub(crate) use sampler::splitmix64;
 pub use stop::StopMatcher;

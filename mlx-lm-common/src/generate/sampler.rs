@@ -166,7 +166,7 @@ fn rows(logprobs: &Array) -> Result<Array> {
 }
 
 /// The `n`th number, from 0, of the generator SplitMix64 (Steele, Lea and Flood 2014) started at `seed`.
-fn splitmix64(seed: u64, n: u64) -> u64 {
+pub(crate) fn splitmix64(seed: u64, n: u64) -> u64 {
     let mut z = seed.wrapping_add(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

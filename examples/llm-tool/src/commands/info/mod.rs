@@ -23,6 +23,7 @@ use mlx_llm::{
 };
 use mlx_rs::{Array, Dtype};
 use serde_json::{Value, json};
+use std::path::Path;
 use tensors::{Class, Tally};
 
 /// Show a model's architecture, parameters, precision and memory; no weights are loaded
@@ -167,6 +168,13 @@ impl Info {
         }
         lines.join("\n") + "\n"
     }
+}
+
+/// Bits that each value of a model takes in its files.
+pub(crate) fn bits_per_weight(path: &Path) -> Result<f64> {
+    let (config, mut checkpoint) = weights::open(path)?;
+    (registry().get(&config.model_type)?.remap)(&mut checkpoint, &config)?;
+    Ok(Tally::of(&checkpoint, &config)?.total().bits_per_weight())
 }
 
 /// What the model remembers of one token. Nothing is computed for that.
