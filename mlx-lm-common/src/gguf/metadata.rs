@@ -216,6 +216,12 @@ impl<'a> Field<'a> {
         Ok(x)
     }
 
+    /// Any array.
+    pub fn list(self) -> Option<&'a List> {
+        let Value::List(list) = self.value else { return None };
+        Some(list)
+    }
+
     /// An array of bytes (such as a precompiled character map).
     pub fn u8s(self) -> Result<&'a [u8]> {
         let Value::List(List::U8(b)) = self.value else { return Err(self.wanted("an array of uint8")) };

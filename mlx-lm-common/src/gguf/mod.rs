@@ -6,11 +6,10 @@
 //!
 //! The container is described at <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-mod config;
+mod architectures;
 mod f16;
 mod header;
 mod metadata;
-mod names;
 mod reader;
 mod tensor;
 mod types;
@@ -19,9 +18,9 @@ mod unpack;
 pub use metadata::{Field, List, Metadata, Strings, Value};
 pub use tensor::{Element, GgufTensor, Kind, Output, Read};
 
-use crate::{Error, Result, file::CheckpointFile};
+use crate::{Result, file::CheckpointFile, weights::Checkpoint};
 use header::TensorInfo;
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 /// An open GGUF file whose header has been read and checked.
 #[derive(Clone, Debug)]
@@ -65,7 +64,7 @@ impl Gguf {
     /// [`Error::Config`] for an architecture that is not supported, or a key that is missing or implausible;
     /// [`Error::Tensor`], [`Error::Shape`] or [`Error::MissingTensor`] where a tensor says what the metadata do not.
     pub fn config(&self) -> Result<serde_json::Value> {
-        config::config(self)
+        architectures::config(self)
     }
 
     /// All tensors of the model under their published names (`model.layers.3.self_attn.q_proj.weight`). A name that is not in the
@@ -76,25 +75,16 @@ impl Gguf {
     /// [`Error::Tensor`] for an element type without an equal in MLX or a name that occurs twice; [`Error::Shape`] for query
     /// or key projections that do not have the rows of their heads.
     pub fn tensors(&self) -> Result<Vec<GgufTensor>> {
-        let architecture = config::architecture(self)?;
-        let heads = config::Heads::read(self, architecture)?;
-        let mut seen = BTreeSet::new();
-        let mut tensors = Vec::with_capacity(self.infos.len());
-        for info in self.infos.iter().filter(|info| info.name != names::ROPE_FREQS) {
-            let name = names::published(&info.name);
-            if !seen.insert(name.clone()) {
-                return Err(Error::tensor(&info.name, format!("another tensor of the file is `{name}` too")));
-            }
-            // Converters interleave the two halves of each head of Llama's queries and keys; other architectures keep them.
-            let rows = (architecture == "llama").then(|| names::rotary_heads(&info.name, &heads)).flatten();
-            tensors.push(GgufTensor::new(
-                &self.source,
-                info,
-                name,
-                rows.map(|heads_here| (heads_here, heads.dim)),
-            )?);
-        }
-        Ok(tensors)
+        architectures::tensors(self)
+    }
+
+    /// The checkpoint: all tensors in the shapes and with the values of a published one, which are computed, where they differ, when
+    /// they are asked for.
+    ///
+    /// # Errors
+    /// As [`Gguf::tensors`], and [`Error::Config`] for metadata that the tensors cannot be brought into shape by.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        architectures::checkpoint(self)
     }
 
     fn info(&self, name: &str) -> Option<&TensorInfo> {

@@ -76,6 +76,9 @@ pub enum Read {
     Float16Overflow,
 }
 
+/// A row that is not part of the tensor.
+pub(super) const ELSEWHERE: u32 = u32::MAX;
+
 /// A tensor, still in its file.
 #[derive(Clone, Debug)]
 pub struct GgufTensor {
@@ -85,23 +88,18 @@ pub struct GgufTensor {
     type_name: &'static str,
     format: Format,
     block_bytes: usize,
-    /// Blocks of the tensor, and of a row: one index of the first axis.
+    /// Blocks of the tensor, of its part of the file, and of a row of that.
     blocks: usize,
+    file_blocks: usize,
     row_blocks: usize,
     offset: u64,
-    /// Rows of a head, if rows come interleaved: the two halves of each head, row by row.
-    interleaved: Option<usize>,
+    /// Which row each row of the file is, if not the same, or [`ELSEWHERE`].
+    order: Option<Arc<[u32]>>,
     wide: bool,
 }
 
 impl GgufTensor {
-    /// `heads` are (count, rows of each) if the rows are interleaved.
-    pub(super) fn new(
-        source: &Arc<CheckpointFile>,
-        info: &TensorInfo,
-        name: String,
-        heads: Option<(i32, i32)>,
-    ) -> Result<GgufTensor> {
+    pub(super) fn new(source: &Arc<CheckpointFile>, info: &TensorInfo, name: String) -> Result<GgufTensor> {
         let kind = info.kind;
         let Some(format) = kind.format else {
             let readable = types::readable();
@@ -110,37 +108,87 @@ impl GgufTensor {
                 format!("elements of type {}; {readable} can be read", kind.name),
             ));
         };
-        let block_bytes = kind.bytes as usize;
         let too_large = |_| Error::tensor(&info.name, "too large for this computer");
         let blocks = usize::try_from(info.bytes / kind.bytes).map_err(too_large)?;
-        let rows = info.shape[0] as usize;
-        if let Some((count, dim)) = heads {
-            if count.checked_mul(dim) != Some(info.shape[0]) {
-                let mut wanted = info.shape.clone();
-                wanted[0] = count.saturating_mul(dim);
-                return Err(Error::Shape { name: info.name.clone(), found: info.shape.clone(), wanted });
-            }
-            if blocks % rows != 0 {
-                return Err(Error::tensor(
-                    &info.name,
-                    format!("blocks of type {} that span rows", kind.name),
-                ));
-            }
-        }
         Ok(GgufTensor {
             source: source.clone(),
             name,
             shape: info.shape.clone(),
             type_name: kind.name,
             format,
-            block_bytes,
+            block_bytes: kind.bytes as usize,
             blocks,
+            file_blocks: blocks,
             // Where no row moves, all blocks are one row.
-            row_blocks: if heads.is_some() { blocks / rows } else { blocks },
+            row_blocks: blocks,
             offset: info.offset,
-            interleaved: heads.map(|(_, dim)| dim as usize),
+            order: None,
             wide: false,
         })
+    }
+
+    /// Rows that can be told apart: all but the last axis counts them, or the only one.
+    pub(crate) fn rows(&self) -> usize {
+        let rows = if self.shape.len() > 1 { &self.shape[..self.shape.len() - 1] } else { &self.shape[..] };
+        rows.iter().map(|n| *n as usize).product()
+    }
+
+    /// The tensor of this shape that has row i of this one as row `order[i]`, and lacks those that are [`ELSEWHERE`]. Rows are as
+    /// long, each has its place, and this tensor has its rows in the order of the file.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for blocks that span rows, and an order for other rows.
+    pub(crate) fn reordered(&self, shape: Vec<i32>, order: &[u32]) -> Result<GgufTensor> {
+        let (rows, bad) = (self.rows(), |why: String| Error::tensor(&self.name, why));
+        if !self.blocks.is_multiple_of(rows) {
+            return Err(bad(format!("blocks of type {} that span rows", self.type_name)));
+        }
+        if order.len() != rows || self.order.is_some() {
+            return Err(bad(format!("{rows} rows cannot be ordered as {}", order.len())));
+        }
+        let row_blocks = self.blocks / rows;
+        // What is left out before and behind is not read.
+        let kept = |row: &u32| *row != ELSEWHERE;
+        let first = order.iter().position(kept).unwrap_or(rows);
+        let last = order.iter().rposition(kept).map_or(first, |i| i + 1);
+        let order = &order[first..last];
+        let same = order.iter().enumerate().all(|(i, to)| *to as usize == i);
+        Ok(GgufTensor {
+            shape,
+            blocks: order.iter().filter(|row| kept(row)).count() * row_blocks,
+            file_blocks: order.len() * row_blocks,
+            row_blocks: if same { (order.len() * row_blocks).max(1) } else { row_blocks },
+            offset: self.offset + (first * row_blocks * self.block_bytes) as u64,
+            order: (!same).then(|| order.into()),
+            ..self.clone()
+        })
+    }
+
+    /// Of an axis that counts rows, the `size` entries from `start` on of each group of `group`.
+    ///
+    /// # Errors
+    /// As [`GgufTensor::reordered`].
+    pub(crate) fn cut(&self, axis: usize, group: i32, start: i32, size: i32) -> Result<GgufTensor> {
+        let (last, rows) = (self.shape.len() - 1, self.rows());
+        if axis == last && last > 0 {
+            return Err(Error::tensor(&self.name, "cannot be split along its rows"));
+        }
+        let end = if last > 0 { last } else { 1 };
+        let inner: usize = self.shape[(axis + 1).min(end)..end].iter().map(|n| *n as usize).product();
+        let (count, [group, start, size]) =
+            (self.shape[axis] as usize, [group, start, size].map(|n| n as usize));
+        let kept = count / group * size;
+        let place = |row: usize| {
+            let (outer, at, rest) = (row / inner / count, row / inner % count, row % inner);
+            let (number, within) = (at / group, at % group);
+            match within.checked_sub(start).filter(|n| *n < size) {
+                Some(n) => ((outer * kept + number * size + n) * inner + rest) as u32,
+                None => ELSEWHERE,
+            }
+        };
+        let mut shape = self.shape.clone();
+        shape[axis] = kept as i32;
+        self.reordered(shape, &(0..rows).map(place).collect::<Vec<u32>>())
     }
 
     /// The published name.
@@ -211,11 +259,11 @@ impl GgufTensor {
     /// [`Error::Io`]; [`Error::Tensor`] for a scale that is not finite, or an output of another kind or size.
     pub fn read_into(&self, mut output: Output<'_>) -> Result<Read> {
         self.check(&output)?;
-        let chunk_blocks = (CHUNK / self.block_bytes).min(self.blocks);
+        let chunk_blocks = (CHUNK / self.block_bytes).min(self.file_blocks);
         let mut buffer = vec![0; chunk_blocks * self.block_bytes];
         let mut block = 0;
-        while block < self.blocks {
-            let count = chunk_blocks.min(self.blocks - block);
+        while block < self.file_blocks {
+            let count = chunk_blocks.min(self.file_blocks - block);
             let bytes = &mut buffer[..count * self.block_bytes];
             self.source.read_at(bytes, self.offset + (block * self.block_bytes) as u64)?;
             let mut done = 0;
@@ -223,9 +271,13 @@ impl GgufTensor {
                 let (row, column) = ((block + done) / self.row_blocks, (block + done) % self.row_blocks);
                 let run = (self.row_blocks - column).min(count - done);
                 let from = &bytes[done * self.block_bytes..][..run * self.block_bytes];
-                match self.unpack(from, self.published_row(row) * self.row_blocks + column, run, &mut output)
-                {
-                    Ok(()) => done += run,
+                done += run;
+                let to = self.order.as_ref().map_or(row, |order| order[row] as usize);
+                if to == ELSEWHERE as usize {
+                    continue;
+                }
+                match self.unpack(from, to * self.row_blocks + column, run, &mut output) {
+                    Ok(()) => {}
                     Err(Fault::Overflow) => return Ok(Read::Float16Overflow),
                     Err(Fault::NotFinite) => {
                         return Err(Error::tensor(
@@ -281,14 +333,6 @@ impl GgufTensor {
         let values = if format.is_k() { 256 } else { GROUP };
         let scale = if self.wide || format.is_k() { 4 } else { 2 };
         AffineBlock { weight: values * format.bits() / 8, scales: values / GROUP * scale }
-    }
-
-    /// Where a row of the file belongs: rows 0, 1, 2 … of a head are rows 0, h, 1, h + 1 … of the published one, with h half the
-    /// head, because rotary pairs lie side by side in the file and half a head apart outside.
-    fn published_row(&self, row: usize) -> usize {
-        let Some(dim) = self.interleaved else { return row };
-        let (head, within) = (row / dim, row % dim);
-        head * dim + within % 2 * (dim / 2) + within / 2
     }
 }
 

@@ -1,0 +1,55 @@
+//! Published names of tensors.
+
+/// GGUF's name and the published one: of modules, to which `weight` or `bias` belongs, or of whole tensors.
+pub(super) type Names = &'static [(&'static str, &'static str)];
+
+/// Divisors of the rotary frequencies; part of the configuration.
+pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+
+/// Names outside layers, of most architectures.
+const TOP: Names =
+    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+
+/// Names in a layer, of most architectures.
+const LAYER: Names = &[
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// `blk.3.attn_q.weight` as ("3", "attn_q.weight").
+pub(super) fn in_layer(name: &str) -> Option<(&str, &str)> {
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    // One spelling of each number, so that two names stay two.
+    let canonical = layer.parse::<u32>().is_ok_and(|n| n.to_string() == layer);
+    canonical.then_some((layer, rest))
+}
+
+/// The name under which architectures know a tensor, by the tables of its own architecture first; one that no table has stays as
+/// it is.
+pub(super) fn published(name: &str, top: Names, layer: Names) -> String {
+    let renamed = match in_layer(name) {
+        Some((number, rest)) => find(rest, &[layer, LAYER]).map(|to| format!("model.layers.{number}.{to}")),
+        None => find(name, &[top, TOP]),
+    };
+    renamed.unwrap_or_else(|| name.into())
+}
+
+fn find(name: &str, tables: &[Names]) -> Option<String> {
+    let entry =
+        |wanted: &str| tables.iter().copied().flatten().find(|(from, _)| *from == wanted).map(|(_, to)| *to);
+    if let Some(to) = entry(name) {
+        return Some(to.into());
+    }
+    let (module, suffix) = name.rsplit_once('.')?;
+    let to = entry(module).filter(|_| matches!(suffix, "weight" | "bias"))?;
+    Some(format!("{to}.{suffix}"))
+}
