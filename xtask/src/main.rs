@@ -9,6 +9,7 @@ mod caches;
 mod ci;
 mod compare;
 mod demo;
+mod eval;
 mod fetch;
 mod fixtures;
 mod models;
@@ -62,6 +63,8 @@ enum Task {
     Real,
     /// Exchange prompt-cache files of every kind with mlx-lm
     Caches(caches::Arguments),
+    /// Compare perplexities and divergences with those of mlx-lm and numpy
+    Eval,
     /// Compare tokenizers and chat templates with llama.cpp's vocabularies
     Vocab,
     /// Write the table of supported models into the README
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Real => real::run(),
         Task::Caches(arguments) => caches::run(&arguments),
+        Task::Eval => eval::run(),
         Task::Vocab => vocab::run(),
         Task::Models(arguments) => models::run(&arguments),
         Task::Fixtures(arguments) => fixtures::run(&arguments),

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    caches, fetch, fixtures,
+    caches, eval, fetch, fixtures,
     process::{cargo, output, shown, spawn, workspace},
     real, vocab,
 };
@@ -85,6 +85,7 @@ pub(crate) fn run_into(counts: &mut Counts) {
     counts.check("tokenizers against llama.cpp's vocabularies", vocab::run);
     counts.check("prompt-cache files, exchanged with mlx-lm", || caches::run(&Default::default()));
     counts.check("a real model against mlx-lm", real::run);
+    counts.check("perplexities and divergences against mlx-lm and numpy", eval::run);
 }
 
 /// A cargo command on `examples/downstream`, which is no member of the workspace: as a user's crate would be.
