@@ -264,6 +264,8 @@ class Twin:
     """function(arch) -> (weights, config, model for the references)."""
     applies: Callable = lambda a: True
     shards: int = 1
+    save: Optional[Callable] = None
+    """function(folder, weights, config) that writes the checkpoint, if it is no folder in the usual layout."""
     strays: dict = field(default_factory=dict)
     """Files beside the checkpoint that do not belong to it: name -> tensors."""
 
@@ -369,6 +371,9 @@ def write(name, a, twin, out, share=None):
     for old in folder.iterdir():
         old.unlink()
     weights, config, model = twin.make(a)
+    if twin.save is not None:
+        twin.save(folder, weights, config)
+        return mx.save_safetensors(str(folder / "reference.safetensors"), references(model, a))
     if share is not None:
         stored = mx.load(str(Path(out, share, "model.safetensors")))
         if set(stored) != set(weights) or not all(mx.array_equal(stored[k], w) for k, w in weights.items()):

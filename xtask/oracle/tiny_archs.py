@@ -18,10 +18,12 @@ import importlib
 import sys
 from pathlib import Path
 
+import gguf_twins
 from engine import ARCHS, TWINS, write
 
 for file in sorted(Path(__file__).parent.glob("archs/*.py")):
     importlib.import_module(f"archs.{file.stem}")
+gguf_twins.register()
 
 
 def main():

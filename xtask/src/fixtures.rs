@@ -65,7 +65,16 @@ pub(crate) fn generated() -> Result<PathBuf> {
 }
 
 /// What writes fixtures, beside the files of `archs/`.
-const SCRIPTS: [&str; 5] = ["checkpoint.py", "engine.py", "formats.py", "layouts.py", "tiny_archs.py"];
+const SCRIPTS: [&str; 8] = [
+    "checkpoint.py",
+    "engine.py",
+    "formats.py",
+    "gguf_families.py",
+    "gguf_tiny.py",
+    "gguf_twins.py",
+    "layouts.py",
+    "tiny_archs.py",
+];
 
 /// A hash of all that decides what the fixtures hold.
 fn state() -> Result<String> {

@@ -47,9 +47,12 @@ pub fn load(folder: &Path, without_kernels: bool) -> LoadedModel {
     try_load(folder, without_kernels).unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
 }
 
-fn try_load(folder: &Path, without_kernels: bool) -> mlx_llm::Result<LoadedModel> {
+/// Loads a checkpoint, or the folder of a fixture, which may hold a GGUF file.
+fn try_load(checkpoint: &Path, without_kernels: bool) -> mlx_llm::Result<LoadedModel> {
+    let gguf = checkpoint.join("model.gguf");
+    let checkpoint = if gguf.exists() { &gguf } else { checkpoint };
     let options = LoadOptions { device: Some(Device::Cpu), without_kernels, ..Default::default() };
-    load_local(folder, &options)
+    load_local(checkpoint, &options)
 }
 
 /// Whether a developer wants to hear of this fixture: `MLX_LM_ONLY=gemma3,qwen3 cargo test` names beginnings.

@@ -1,8 +1,19 @@
 //! What most architectures have in common: sizes, heads, tokens.
 
-use super::keys::{Keys, decimal};
-use crate::{Error, Result, gguf::metadata::Field};
+use super::{
+    keys::{Keys, decimal, positive},
+    names::Names,
+};
+use crate::{Error, Result, gguf::metadata::Field, weights::Checkpoint};
 use serde_json::{Value, json};
+
+/// Names of experts, of most architectures.
+pub(super) const EXPERTS: Names = &[
+    ("ffn_gate_inp", "mlp.gate"),
+    ("ffn_gate_exps", "mlp.switch_mlp.gate_proj"),
+    ("ffn_up_exps", "mlp.switch_mlp.up_proj"),
+    ("ffn_down_exps", "mlp.switch_mlp.down_proj"),
+];
 
 /// Sizes, the norms' ε, tokens that begin and end texts.
 pub(super) fn base(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
@@ -48,12 +59,11 @@ pub(super) fn layers(keys: &Keys<'_>) -> Result<i32> {
 }
 
 /// Adds heads, and biases of their projections.
-pub(super) fn attention(keys: &Keys<'_>, config: &mut Value, heads: &Heads) -> Result<()> {
+pub(super) fn attention(keys: &Keys<'_>, config: &mut Value, heads: &Heads) {
     config["num_attention_heads"] = heads.query.into();
     config["num_key_value_heads"] = heads.key.into();
     config["head_dim"] = heads.dim.into();
     config["attention_bias"] = has_bias(keys, &["attn_q", "attn_k", "attn_v"]).into();
-    Ok(())
 }
 
 /// Adds how `dims` channels of each head are rotated.
@@ -70,6 +80,66 @@ pub(super) fn feed_forward(keys: &Keys<'_>, config: &mut Value) -> Result<()> {
     config["intermediate_size"] = keys.size("feed_forward_length")?.into();
     config["mlp_bias"] = has_bias(keys, &["ffn_gate", "ffn_up", "ffn_down"]).into();
     Ok(())
+}
+
+/// Adds the number of experts, under the architecture's own name for it, how many a token uses, and their width.
+pub(super) fn experts(keys: &Keys<'_>, config: &mut Value, count: &str) -> Result<()> {
+    let (experts, used) = (keys.size("expert_count")?, keys.size("expert_used_count")?);
+    if used > experts {
+        return Err(keys.wanted("expert_used_count", format!("no more than the {experts} experts")));
+    }
+    let width = match keys.size_opt("expert_feed_forward_length")? {
+        Some(width) => width,
+        None => keys.size("feed_forward_length")? / used,
+    };
+    config[count] = experts.into();
+    config["num_experts_per_tok"] = used.into();
+    config["moe_intermediate_size"] = width.into();
+    Ok(())
+}
+
+/// Adds groups of experts, and how the weights of the chosen are scaled.
+pub(super) fn expert_groups(keys: &Keys<'_>, config: &mut Value) -> Result<()> {
+    let (groups, used) = (keys.count("expert_group_count")?.max(1), keys.count("expert_group_used_count")?.max(1));
+    if used > groups {
+        return Err(keys.wanted("expert_group_used_count", format!("no more than the {groups} groups")));
+    }
+    config["n_group"] = groups.into();
+    config["topk_group"] = used.into();
+    config["norm_topk_prob"] = keys.flag("expert_weights_norm")?.unwrap_or(false).into();
+    // Zero stands for no scaling.
+    let scale = keys.optional("expert_weights_scale", |field| if field.f32()? == 0.0 { Ok(1.0) } else { positive(field) })?;
+    config["routed_scaling_factor"] = decimal(scale.unwrap_or(1.0));
+    Ok(())
+}
+
+/// Refuses factors of experts' weights where an architecture has none.
+pub(super) fn unscaled_experts(keys: &Keys<'_>) -> Result<()> {
+    match keys.optional("expert_weights_scale", Field::f32)? {
+        None | Some(0.0 | 1.0) => Ok(()),
+        _ => Err(keys.wanted("expert_weights_scale", "1")),
+    }
+}
+
+/// The number that those layers have which have any; none if there are no such layers.
+pub(super) fn same(keys: &Keys<'_>, name: &str, numbers: &[i32]) -> Result<Option<i32>> {
+    let mut some = numbers.iter().copied().filter(|n| *n > 0);
+    let first = some.next();
+    match some.find(|n| Some(*n) != first) {
+        None => Ok(first),
+        Some(n) => Err(keys.wanted(name, format!("the same in all layers that have any (found {n}, too)"))),
+    }
+}
+
+/// Kernels of depthwise convolutions, [C, K] in files, become [C, K, 1].
+pub(super) fn kernels(checkpoint: &mut Checkpoint, end: &str) -> Result<()> {
+    checkpoint.reshape(
+        |name| name.ends_with(end),
+        |shape| match *shape {
+            [c, k] => Some(vec![c, k, 1]),
+            _ => None,
+        },
+    )
 }
 
 /// Refuses experts where an architecture has none.

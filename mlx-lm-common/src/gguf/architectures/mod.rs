@@ -5,16 +5,25 @@
 //! ([`names`]), which rows come in another order, and what else has to be undone: rules of llama.cpp's converters.
 
 mod common;
+mod deepseek;
+mod gemma;
+mod gemma4;
+mod gpt_oss;
 mod keys;
+mod lfm2;
 mod llama;
+mod llama4;
+mod mamba;
 mod names;
+mod phi;
 mod qwen;
+mod qwen_next;
 mod rope;
 
 use super::{Gguf, GgufTensor, header::TensorInfo};
-use crate::{Error, Result, weights::Checkpoint};
+use crate::{Error, Result, weights::{Checkpoint, Layout}};
 use keys::Keys;
-use names::{Names, ROPE_FREQS};
+use names::Names;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -40,15 +49,38 @@ impl Family {
 }
 
 /// Every architecture that can be read.
-const TABLE: &[(&str, Family)] = &[("llama", llama::LLAMA), ("qwen2", qwen::QWEN2), ("qwen3", qwen::QWEN3)];
+const TABLE: &[(&str, Family)] = &[
+    ("llama", llama::LLAMA),
+    ("qwen2", qwen::QWEN2),
+    ("qwen3", qwen::QWEN3),
+    ("bitnet", llama::BITNET),
+    ("deepseek2", deepseek::DEEPSEEK2),
+    ("falcon-h1", mamba::FALCON_H1),
+    ("gemma2", gemma::GEMMA2),
+    ("gemma3", gemma::GEMMA3),
+    ("gemma4", gemma4::GEMMA4),
+    ("glm4", phi::GLM4),
+    ("gpt-oss", gpt_oss::GPT_OSS),
+    ("granite", llama::GRANITE),
+    ("granitemoe", llama::GRANITE_MOE),
+    ("lfm2", lfm2::LFM2),
+    ("lfm2moe", lfm2::LFM2_MOE),
+    ("llama4", llama4::LLAMA4),
+    ("mistral3", llama::MISTRAL3),
+    ("mistral4", deepseek::MISTRAL4),
+    ("nemotron_h", mamba::NEMOTRON_H),
+    ("nemotron_h_moe", mamba::NEMOTRON_H),
+    ("phi3", phi::PHI3),
+    ("qwen35", qwen_next::QWEN35),
+    ("qwen35moe", qwen_next::QWEN35_MOE),
+    ("qwen3moe", qwen::QWEN3_MOE),
+    ("qwen3next", qwen_next::QWEN3_NEXT),
+    ("smollm3", llama::SMOLLM3),
+];
 
 /// The architecture of a whole model that can be read.
 fn family(gguf: &Gguf) -> Result<(Keys<'_>, &'static Family)> {
-    let metadata = gguf.metadata();
-    if let Some(parts) = metadata.get("split.count").filter(|field| !matches!(field.u32(), Ok(0 | 1))) {
-        return Err(parts.wanted("1: a model in one file (merge the parts with llama.cpp's gguf-split)"));
-    }
-    metadata.required("general.architecture", |field| {
+    gguf.metadata().required("general.architecture", |field| {
         let name = field.str()?;
         let found = TABLE.iter().find(|(known, _)| *known == name);
         let (architecture, family) = found.ok_or_else(|| {
@@ -70,12 +102,17 @@ pub(super) fn tensors(gguf: &Gguf) -> Result<Vec<GgufTensor>> {
     let (keys, family) = family(gguf)?;
     let mut seen = BTreeSet::new();
     let mut tensors = Vec::with_capacity(gguf.infos.len());
-    for info in gguf.infos.iter().filter(|info| info.name != ROPE_FREQS) {
+    let further = keys.count("nextn_predict_layers")?;
+    let first = if further > 0 { common::layers(&keys)? } else { i32::MAX };
+    // Layers that predict further tokens are left out, and what is part of the configuration.
+    let is_further =
+        |name: &str| names::in_layer(name).is_some_and(|(layer, _)| layer.parse().is_ok_and(|n: i32| n >= first));
+    for info in gguf.infos.iter().filter(|info| !names::is_config(&info.name) && !is_further(&info.name)) {
         let name = names::published(&info.name, family.top, family.layer);
         if !seen.insert(name.clone()) {
             return Err(Error::tensor(&info.name, format!("another tensor of the file is `{name}` too")));
         }
-        let tensor = GgufTensor::new(&gguf.source, info, name)?;
+        let tensor = GgufTensor::new(info, name)?;
         tensors.push(match (family.order)(&keys, info)? {
             Some(order) => tensor.reordered(tensor.shape().to_vec(), &order)?,
             None => tensor,
@@ -87,7 +124,7 @@ pub(super) fn tensors(gguf: &Gguf) -> Result<Vec<GgufTensor>> {
 /// The tensors as they are published.
 pub(super) fn checkpoint(gguf: &Gguf) -> Result<Checkpoint> {
     let (keys, family) = family(gguf)?;
-    let mut checkpoint = Checkpoint::of_gguf(tensors(gguf)?);
+    let mut checkpoint = Checkpoint::of_gguf(tensors(gguf)?).with_layout(Layout::Mlx);
     (family.weights)(&keys, &mut checkpoint)?;
     Ok(checkpoint)
 }

@@ -5,6 +5,13 @@ pub(super) type Names = &'static [(&'static str, &'static str)];
 
 /// Divisors of the rotary frequencies; part of the configuration.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+/// The same for texts longer than those of the first training, and for others.
+pub(super) const ROPE_FACTORS: [&str; 2] = ["rope_factors_long.weight", "rope_factors_short.weight"];
+
+/// Whether a tensor is part of the configuration.
+pub(super) fn is_config(name: &str) -> bool {
+    name == ROPE_FREQS || ROPE_FACTORS.contains(&name)
+}
 
 /// Names outside layers, of most architectures.
 const TOP: Names =
@@ -31,6 +38,12 @@ pub(super) fn in_layer(name: &str) -> Option<(&str, &str)> {
     // One spelling of each number, so that two names stay two.
     let canonical = layer.parse::<u32>().is_ok_and(|n| n.to_string() == layer);
     canonical.then_some((layer, rest))
+}
+
+/// The module of a layer's tensor: `attn_q` of `blk.3.attn_q.weight`; nothing for others.
+pub(super) fn part(name: &str) -> &str {
+    let (_, rest) = in_layer(name).unwrap_or_default();
+    rest.split('.').next().unwrap_or_default()
 }
 
 /// The name under which architectures know a tensor, by the tables of its own architecture first; one that no table has stays as

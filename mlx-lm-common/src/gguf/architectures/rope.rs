@@ -2,14 +2,14 @@
 
 use super::{
     keys::{Keys, decimal, positive},
-    names::ROPE_FREQS,
+    names::{ROPE_FACTORS, ROPE_FREQS},
 };
 use crate::{
     Error, Result,
     gguf::{
         header::TensorInfo,
         metadata::Field,
-        types::{Dense, Format},
+        types::{Element, Format},
     },
 };
 use serde_json::{Map, Value, json};
@@ -23,6 +23,9 @@ pub(super) fn scaling(keys: &Keys<'_>, dims: i32) -> Result<Option<Value>> {
         Some(factor) => Some(factor),
         None => keys.optional("rope.scale_linear", zero)?,
     };
+    if keys.tensor(ROPE_FACTORS[0]).is_some() {
+        return long(keys, dims).map(Some);
+    }
     for fixed in ["rope.scaling.attn_factor", "rope.scaling.yarn_ext_factor"] {
         // Negative stands for the default.
         if keys.optional(fixed, Field::f32)?.is_some_and(|x| x != 1.0 && (x >= 0.0 || x.is_nan())) {
@@ -45,7 +48,7 @@ pub(super) fn scaling(keys: &Keys<'_>, dims: i32) -> Result<Option<Value>> {
             format!("divides frequencies that are scaled ({kind}) already"),
         ));
     }
-    let factors: Vec<Value> = divisors(keys, info, dims)?.into_iter().map(decimal).collect();
+    let factors: Vec<Value> = divisors(info, dims)?.into_iter().map(decimal).collect();
     Ok(Some(json!({"rope_type": "freq_factors", "factors": factors})))
 }
 
@@ -74,13 +77,30 @@ fn yarn(keys: &Keys<'_>, factor: Option<f32>) -> Result<Value> {
     Ok(yarn.into())
 }
 
+/// Divisors for long texts and short ones.
+fn long(keys: &Keys<'_>, dims: i32) -> Result<Value> {
+    let factors = |name: &str| -> Result<Value> {
+        let info = keys.tensor(name).ok_or_else(|| Error::MissingTensor(name.into()))?;
+        Ok(divisors(info, dims)?.into_iter().map(decimal).collect::<Vec<_>>().into())
+    };
+    let original = keys.size("rope.scaling.original_context_length")?;
+    let mut long = json!({
+        "rope_type": "longrope", "original_max_position_embeddings": original,
+        "long_factor": factors(ROPE_FACTORS[0])?, "short_factor": factors(ROPE_FACTORS[1])?,
+    });
+    if let Some(scale) = keys.positive_opt("rope.scaling.attn_factor")? {
+        long["long_mscale"] = decimal(scale);
+    }
+    Ok(long)
+}
+
 /// The divisors of the rotary frequencies that a tensor holds.
-pub(super) fn divisors(keys: &Keys<'_>, info: &TensorInfo, dims: i32) -> Result<Vec<f32>> {
+pub(super) fn divisors(info: &TensorInfo, dims: i32) -> Result<Vec<f32>> {
     let half = dims / 2;
     if info.shape != [half] {
         return Err(Error::Shape { name: info.name.clone(), found: info.shape.clone(), wanted: vec![half] });
     }
-    let factors = floats(keys, info)?;
+    let factors = floats(info)?;
     match factors.iter().find(|f| !f.is_finite() || **f <= 0.0) {
         Some(f) => Err(Error::tensor(&info.name, format!("the factor {f}; wanted positive numbers"))),
         None => Ok(factors),
@@ -88,11 +108,11 @@ pub(super) fn divisors(keys: &Keys<'_>, info: &TensorInfo, dims: i32) -> Result<
 }
 
 /// The values of a small tensor of float32.
-fn floats(keys: &Keys<'_>, info: &TensorInfo) -> Result<Vec<f32>> {
-    if info.kind.format != Some(Format::Dense(Dense::F32)) {
+fn floats(info: &TensorInfo) -> Result<Vec<f32>> {
+    if info.kind.format != Some(Format::Plain(Element::F32)) {
         return Err(Error::tensor(&info.name, format!("elements of type {}, wanted F32", info.kind.name)));
     }
     let mut bytes = vec![0; info.bytes as usize];
-    keys.gguf.source.read_at(&mut bytes, info.offset)?;
+    info.source.read_at(&mut bytes, info.offset)?;
     Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
