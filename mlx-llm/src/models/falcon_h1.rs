@@ -13,7 +13,7 @@ use mlx_lm_common::{
     config::{RopeConfig, dim, epsilon, optional_dim},
     model::{Decoder, Layer, Scales, load_layers},
     nn::{Embedding, GatedNorm, Head, Linear, Mamba2, Mamba2Config, Mlp, MlpConfig, Norm, Projections, Rope},
-    weights::{Checkpoint, Weights},
+    weights::{Checkpoint, Layout, Weights},
 };
 use mlx_rs::Array;
 use serde::Deserialize;
@@ -235,7 +235,8 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
     let multipliers = Multipliers::read(config)?;
     let shape =
         |name: &str| checkpoint.get(&format!("model.layers.0.mamba.{name}")).map(|t| t.shape().to_vec());
-    let folded = shape("conv1d.weight").is_some_and(|s| s.ends_with(&[1]));
+    // Of JANG bundles whose weights have all multipliers, the configuration has none; others have none in their weights.
+    let folded = matches!(checkpoint.layout(), Layout::Mlx);
     let Mamba2Config { heads, head_dim, state, groups, .. } =
         config.parse::<MixerConfig>()?.mixer(c.hidden_size, c.rms_norm_eps)?;
     let [inner, shared] = [(heads, head_dim), (groups, state)].map(|(n, of)| i64::from(n) * i64::from(of));

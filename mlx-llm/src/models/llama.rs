@@ -66,14 +66,14 @@ impl LlamaConfig {
                 format!("a divisor of {heads} heads"),
             ));
         }
-        // Qwen2 has these biases always, and says nothing of them.
+        // Qwen2 has these biases always, whatever its configuration says.
         let always = model_type == "qwen2";
         Ok(AttentionConfig {
             dim: self.hidden_size,
             heads,
             kv_heads,
             head_dim: self.head_dim()?,
-            qkv_bias: self.attention_bias.unwrap_or(always),
+            qkv_bias: always || self.attention_bias.unwrap_or(false),
             output_bias: self.attention_bias.unwrap_or(false) && !always,
             rope,
             qk_norm: None,

@@ -2,9 +2,8 @@
 //! one by attention with a gate on its output (arXiv 2505.06708); then an MLP, or a mixture of experts with one that all tokens share.
 //!
 //! Published checkpoints differ from MLX's in more than names: their norms (but for the delta rule's own) hold what is added to one.
-//! Which layout a checkpoint has is read off the shape of its convolutions, [C, 1, K] where published and [C, K, 1] in MLX, as mlx-lm
-//! does for Qwen3.5; for Qwen3-Next it looks for experts one by one, and so cannot read a published model without any. A model
-//! without convolutions counts as published if it has layers that predict several tokens ahead, which MLX's layout leaves out.
+//! Which layout a checkpoint has is told by [`Checkpoint::layout`], as mlx-lm does for Qwen3.5; for Qwen3-Next it looks for experts
+//! one by one, and so cannot read a published model without any. JANG bundles have either kind of norms, and say which.
 //!
 //! `layer_types` says which layers attend, as in transformers; mlx-lm reads `full_attention_interval` alone.
 
@@ -18,7 +17,7 @@ use mlx_lm_common::{
         Embedding, ExpertsConfig, FeedForward, GatedAttention, GatedDeltaConfig, GatedDeltaNet, Head,
         MlpConfig, MoeConfig, Norm, Normalize, Rope, RouterConfig, SharedConfig,
     },
-    weights::{Checkpoint, Weights},
+    weights::{Checkpoint, Layout, Weights},
 };
 use mlx_rs::Array;
 use serde::Deserialize;
@@ -222,7 +221,7 @@ pub(super) fn remap_whole(checkpoint: &mut Checkpoint, config: &Config) -> Resul
         "model.norm.weight",
     ];
     let (_, c) = NextConfig::read(config)?;
-    let published = is_published(checkpoint);
+    let layout = checkpoint.layout();
     checkpoint.ignore(|name| name.starts_with("mtp.") || name.contains(".mtp."));
     checkpoint.keep_text()?;
     super::remap(checkpoint, config)?;
@@ -237,22 +236,16 @@ pub(super) fn remap_whole(checkpoint: &mut Checkpoint, config: &Config) -> Resul
         checkpoint.rename_module("experts.down_proj", "switch_mlp.down_proj")?;
     }
     checkpoint.conv_to_mlx(is_conv)?;
-    if published {
-        checkpoint.add(|name| NORMS.iter().any(|norm| name.ends_with(norm)), 1.0)?;
+    let is_norm = |name: &str| NORMS.iter().any(|norm| name.ends_with(norm));
+    match layout {
+        Layout::Published => checkpoint.add(is_norm, 1.0),
+        Layout::Jang(jang) if !jang.norms_are_whole => checkpoint.add_rounded(is_norm, 1.0),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn is_conv(name: &str) -> bool {
     name.ends_with("linear_attn.conv1d.weight")
-}
-
-fn is_published(checkpoint: &Checkpoint) -> bool {
-    let conv = checkpoint.iter().find(|(name, _)| is_conv(name));
-    match conv {
-        Some((_, conv)) => conv.shape().last() != Some(&1),
-        None => checkpoint.iter().any(|(name, _)| name.starts_with("mtp.")),
-    }
 }
 
 pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<NextLayer>> {

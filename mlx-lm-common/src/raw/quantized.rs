@@ -28,6 +28,11 @@ impl Mode {
         }
     }
 
+    /// The mode of this name.
+    pub fn named(name: &str) -> Option<Mode> {
+        [Mode::Affine, Mode::Mxfp4, Mode::Mxfp8, Mode::Nvfp4].into_iter().find(|mode| mode.name() == name)
+    }
+
     fn c_name(self) -> &'static CStr {
         match self {
             Mode::Affine => c"affine",

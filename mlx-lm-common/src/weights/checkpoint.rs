@@ -16,6 +16,7 @@
 //! | [`conv_to_mlx`](Checkpoint::conv_to_mlx)`(which)` | `[C, 1, K]` becomes `[C, K, 1]` |
 //! | [`reshape`](Checkpoint::reshape)`(which, shape)` | the same values in another shape |
 //! | [`add`](Checkpoint::add)`(which, term)` | w + term |
+//! | [`add_rounded`](Checkpoint::add_rounded)`(which, term)` | the same in the type that is stored |
 //! | [`multiply`](Checkpoint::multiply)`(factors)` | w · factor, or a factor for each row; packed weights too |
 //! | [`map`](Checkpoint::map)`(which, f)` | any function of floats that keeps the shape |
 //!
@@ -28,10 +29,11 @@
 //! | [`rename_module`](Checkpoint::rename_module)`(from, to)` | gives a module another name |
 //! | [`split`](Checkpoint::split)`(module, axis, parts)` | fused modules: one after the other, in groups, or interleaved |
 //! | [`join`](Checkpoint::join)`(from, to)` | modules whose outputs follow one another become one |
+//! | [`dequantize`](Checkpoint::dequantize)`(module, columns)` | packed weights become plain values |
 //! | [`stack`](Checkpoint::stack)`(from, to)` | `from.0.x`, `from.1.x` … become one `to.x` |
 
-use super::{Derived, JangConfig, Source, Stored, Tensor};
-use crate::{Error, Result};
+use super::{Derived, JangConfig, Source, Stored, Tensor, jang::Claims};
+use crate::{Error, Result, gguf::GgufTensor};
 use mlx_rs::{Dtype, ops};
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -40,6 +42,7 @@ use std::{collections::BTreeMap, rc::Rc};
 pub struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
     layout: Option<Layout>,
+    claims: Claims,
     remarks: Vec<String>,
 }
 
@@ -57,7 +60,7 @@ pub enum Layout {
 impl Checkpoint {
     /// A checkpoint of these tensors.
     pub fn new(tensors: BTreeMap<String, Tensor>) -> Checkpoint {
-        Checkpoint { tensors, layout: None, remarks: Vec::new() }
+        Checkpoint { tensors, ..Checkpoint::default() }
     }
 
     /// The same, known to follow these conventions.
@@ -87,6 +90,11 @@ impl Checkpoint {
         }
     }
 
+    /// What configuration files claim about its matrices.
+    pub(super) fn claims(&mut self) -> &mut Claims {
+        &mut self.claims
+    }
+
     /// What was found in it that a person may want to know: claims that its tensors contradict, what was mended or widened.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
@@ -97,6 +105,11 @@ impl Checkpoint {
         let what = what.into();
         tracing::warn!("{what}");
         self.remarks.push(what);
+    }
+
+    /// A checkpoint of the tensors of a GGUF file.
+    pub(crate) fn of_gguf(tensors: Vec<GgufTensor>) -> Checkpoint {
+        Checkpoint::new(tensors.into_iter().map(|t| (t.name().to_string(), Tensor::Gguf(t))).collect())
     }
 
     /// Names and tensors, in order of name.
@@ -200,12 +213,12 @@ impl Checkpoint {
     }
 
     /// Takes a tensor out.
-    pub(super) fn take(&mut self, name: &str) -> Option<Tensor> {
+    pub(crate) fn take(&mut self, name: &str) -> Option<Tensor> {
         self.tensors.remove(name)
     }
 
     /// Puts a tensor in.
-    pub(super) fn put(&mut self, name: String, tensor: Tensor) -> Result<()> {
+    pub(crate) fn put(&mut self, name: String, tensor: Tensor) -> Result<()> {
         if self.tensors.contains_key(&name) {
             return Err(Error::tensor(name, "is in the checkpoint twice, in two layouts"));
         }
@@ -214,7 +227,7 @@ impl Checkpoint {
     }
 
     /// The names that `which` accepts.
-    pub(super) fn names(&self, which: impl Fn(&str) -> bool) -> Vec<String> {
+    pub(crate) fn names(&self, which: impl Fn(&str) -> bool) -> Vec<String> {
         self.tensors.keys().filter(|name| which(name)).cloned().collect()
     }
 }

@@ -1,8 +1,11 @@
 //! Opens a checkpoint, whatever container it is in.
 
 use super::{
-    Checkpoint, CheckpointFile, Float8, JangConfig, Layout, Stored, Tensor, encodings, header::DType,
-    header::TensorInfo, index::Shards,
+    Checkpoint, CheckpointFile, Float8, JangConfig, Layout, Stored, Tensor, encodings,
+    header::DType,
+    header::TensorInfo,
+    index::Shards,
+    jang::{self, Claims},
 };
 use crate::{Config, Error, Result, gguf::Gguf};
 use mlx_rs::Dtype;
@@ -15,11 +18,14 @@ use std::{collections::BTreeMap, path::Path, rc::Rc, sync::Arc};
 /// [`Error::Io`], [`Error::File`] or [`Error::Tensor`] for what is missing or damaged, [`Error::Config`] for a bad configuration.
 pub fn open(model: &Path) -> Result<(Config, Checkpoint)> {
     if model.is_dir() {
-        let config = Config::from_dir(model)?;
-        let mut checkpoint = match JangConfig::of(model, &config.value)? {
-            Some(jang) => open_folder(model)?.with_layout(Layout::Jang(Rc::new(jang))),
-            None => open_folder(model)?,
-        };
+        let mut config = Config::from_dir(model)?;
+        let jang = JangConfig::of(model, &config.value)?.map(Rc::new);
+        let mut checkpoint = open_folder(model, jang.is_some())?;
+        if let Some(jang) = &jang {
+            checkpoint = checkpoint.with_layout(Layout::Jang(jang.clone()));
+            jang::decode(&mut checkpoint, &mut config, jang)?;
+        }
+        *checkpoint.claims() = Claims::read(&mut checkpoint, &config, jang.as_deref());
         encodings::decode(&mut checkpoint, &config)?;
         return Ok((config, checkpoint));
     }
@@ -35,10 +41,11 @@ pub fn open(model: &Path) -> Result<(Config, Checkpoint)> {
     }
 }
 
-/// The safetensors files of a folder.
-fn open_folder(folder: &Path) -> Result<Checkpoint> {
+/// The safetensors files of a folder, which may be of version 1 of the JANG format.
+fn open_folder(folder: &Path, is_jang: bool) -> Result<Checkpoint> {
     let mut tensors = BTreeMap::new();
-    for (path, header) in Shards::find(folder)?.headers()? {
+    let shards = if is_jang { jang::shards(folder)? } else { Shards::find(folder)? };
+    for (path, header) in shards.headers()? {
         let file = Arc::new(CheckpointFile::open(&path)?);
         for (name, info) in header.tensors {
             let tensor = stored(&file, &name, info)?;
@@ -92,6 +99,5 @@ fn stored(file: &Arc<CheckpointFile>, name: &str, info: TensorInfo) -> Result<St
 fn open_gguf(path: &Path) -> Result<(Config, Checkpoint)> {
     let gguf = Gguf::open(path)?;
     let config = Config::from_json(gguf.config()?)?;
-    let tensors = gguf.tensors()?.into_iter().map(|t| (t.name().to_string(), Tensor::Gguf(t)));
-    Ok((config, Checkpoint::new(tensors.collect())))
+    Ok((config, gguf.checkpoint()?))
 }

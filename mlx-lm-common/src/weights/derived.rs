@@ -89,6 +89,11 @@ impl Derived {
         self.dtype
     }
 
+    /// The first tensor that it is computed from.
+    pub(super) fn first(&self) -> Option<&Tensor> {
+        self.inputs.first().map(|source| source.tensor())
+    }
+
     /// Bytes of its inputs in their files; of an input that several read, its share.
     pub fn bytes(&self) -> u64 {
         self.inputs.iter().map(|i| i.tensor.bytes() / i.readers as u64).sum()

@@ -19,7 +19,7 @@ pub const INDEX: &str = "model.safetensors.index.json";
 const MAX_INDEX: u64 = 64 << 20;
 
 /// What other programs put beside a checkpoint.
-const STRAYS: [&str; 2] = ["adapter", "consolidated"];
+const STRAYS: [&str; 4] = ["adapter", "consolidated", "jang_imatrix", "jangtq_"];
 
 /// The files of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,9 +45,8 @@ impl Shards {
     /// [`Error::File`] if the index is damaged, names files that are missing (all of them at once) or may not be read, or if
     /// the folder holds no safetensors file; [`Error::Io`] if it cannot be read.
     pub fn find(folder: &Path) -> Result<Shards> {
-        let index = folder.join(INDEX);
-        if fs::symlink_metadata(&index).is_ok() {
-            return Shards::from_index(folder, index);
+        if let Some(shards) = Shards::by_index(folder, INDEX)? {
+            return Ok(shards);
         }
         let single = folder.join("model.safetensors");
         let files = if single.is_file() { vec![single] } else { listed(folder)? };
@@ -55,6 +54,19 @@ impl Shards {
             return Err(Error::file(folder, "holds no safetensors file, but a checkpoint must have one"));
         }
         Ok(Shards { files, index: None })
+    }
+
+    /// The files that the index `name` of `folder` names, or `None` if there is no such index.
+    pub(super) fn by_index(folder: &Path, name: &str) -> Result<Option<Shards>> {
+        let index = folder.join(name);
+        fs::symlink_metadata(&index).is_ok().then(|| Shards::from_index(folder, index)).transpose()
+    }
+
+    /// The files of `folder` whose names end in `suffix`, or `None` if there are none.
+    pub(super) fn by_suffix(folder: &Path, suffix: &str) -> Result<Option<Shards>> {
+        let mut files = listed(folder)?;
+        files.retain(|file| file.to_string_lossy().ends_with(suffix));
+        Ok((!files.is_empty()).then_some(Shards { files, index: None }))
     }
 
     fn from_index(folder: &Path, index: PathBuf) -> Result<Shards> {

@@ -126,6 +126,12 @@ impl Weights {
     /// The matrix `weight` of this view [.., out, in]: dense, or packed with its `scales` and `biases`. Everything comes in the
     /// types that are stored, except that dense floats become `dense` if that is given.
     pub fn matrix(&self, shape: &[i32], dense: Option<Dtype>) -> Result<Matrix> {
+        let columns = shape.last().copied().unwrap_or_default();
+        let (single, place) = {
+            let mut checkpoint = self.store.checkpoint.borrow_mut();
+            let place = checkpoint.get(&self.path("scales")).and_then(Tensor::place);
+            (checkpoint.widen_single_bits(&self.prefix, columns)?, place)
+        };
         let whole = self.take("weight", dense)?;
         if let Loaded::Packed(_) = whole {
             return whole.packed(&self.prefix, shape).map(Matrix::Packed);
@@ -136,7 +142,14 @@ impl Weights {
         }
         let part = |name: &str| self.take(name, None)?.plain(&self.path(name));
         let biases = self.has("biases").then(|| part("biases")).transpose()?;
-        Packed::new(&self.prefix, shape, weight, part("scales")?, biases).map(Matrix::Packed)
+        let packed = Packed::new(&self.prefix, shape, weight, part("scales")?, biases)?;
+        let bits = if single { 1 } else { packed.bits };
+        if let Some(place) = place {
+            let mut checkpoint = self.store.checkpoint.borrow_mut();
+            let lies = checkpoint.claims().lies(place, bits, packed.group, packed.mode);
+            lies.into_iter().for_each(|lie| checkpoint.remark(lie));
+        }
+        Ok(Matrix::Packed(packed))
     }
 
     /// What [`Checkpoint::remarks`] has so far.

@@ -126,6 +126,10 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
         let parts = [("experts.switch_glu.gate_proj", size), ("experts.switch_glu.up_proj", size)];
         checkpoint.split("experts.gate_up_proj", -2, &parts)?;
         checkpoint.rename_module("experts.down_proj", "experts.switch_glu.down_proj")?;
+        // What a converter of JANG bundles calls them for every architecture.
+        for part in ["gate_proj", "up_proj", "down_proj"] {
+            checkpoint.rename_module(&format!("switch_mlp.{part}"), &format!("experts.switch_glu.{part}"))?;
+        }
     }
     Ok(())
 }

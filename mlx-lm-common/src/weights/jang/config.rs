@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// The names that the file has had, the newest first.
-pub const NAMES: [&str; 4] = ["jang_config.json", "jjqf_config.json", "jang_cfg.json", "mxq_config.json"];
+const NAMES: [&str; 4] = ["jang_config.json", "jjqf_config.json", "jang_cfg.json", "mxq_config.json"];
 
 /// Seed of the signs of rotations where the file names none.
 const SEED: u64 = 42;
