@@ -100,7 +100,8 @@ pub(super) fn experts(keys: &Keys<'_>, config: &mut Value, count: &str) -> Resul
 
 /// Adds groups of experts, and how the weights of the chosen are scaled.
 pub(super) fn expert_groups(keys: &Keys<'_>, config: &mut Value) -> Result<()> {
-    let (groups, used) = (keys.count("expert_group_count")?.max(1), keys.count("expert_group_used_count")?.max(1));
+    let (groups, used) =
+        (keys.count("expert_group_count")?.max(1), keys.count("expert_group_used_count")?.max(1));
     if used > groups {
         return Err(keys.wanted("expert_group_used_count", format!("no more than the {groups} groups")));
     }
@@ -108,7 +109,11 @@ pub(super) fn expert_groups(keys: &Keys<'_>, config: &mut Value) -> Result<()> {
     config["topk_group"] = used.into();
     config["norm_topk_prob"] = keys.flag("expert_weights_norm")?.unwrap_or(false).into();
     // Zero stands for no scaling.
-    let scale = keys.optional("expert_weights_scale", |field| if field.f32()? == 0.0 { Ok(1.0) } else { positive(field) })?;
+    let scale =
+        keys.optional(
+            "expert_weights_scale",
+            |field| if field.f32()? == 0.0 { Ok(1.0) } else { positive(field) },
+        )?;
     config["routed_scaling_factor"] = decimal(scale.unwrap_or(1.0));
     Ok(())
 }

@@ -18,8 +18,7 @@ const LAYER: Names = &[
     ("attn_v_b", "self_attn.unembed_out"),
     ("attn_kv_b", "self_attn.kv_b_proj"),
     ("ffn_gate_inp", "mlp.gate"),
-    ("exp_probs_b.bias", "mlp.gate.e_score_correction_bias"),
-    ("exp_probs_b", "mlp.gate.e_score_correction_bias"),
+    ("=exp_probs_b.bias", "mlp.gate.e_score_correction_bias"),
     ("ffn_gate_exps", "mlp.switch_mlp.gate_proj"),
     ("ffn_up_exps", "mlp.switch_mlp.up_proj"),
     ("ffn_down_exps", "mlp.switch_mlp.down_proj"),
@@ -82,7 +81,9 @@ fn latent(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
     let key = format!("attention.key_length{own}");
     let (width, rotated) = (keys.size(&key)?, keys.size("rope.dimension_count")?);
     if rotated >= width || rotated % 2 != 0 {
-        return Err(keys.wanted("rope.dimension_count", format!("an even number below {width}, the width of keys")));
+        return Err(
+            keys.wanted("rope.dimension_count", format!("an even number below {width}, the width of keys"))
+        );
     }
     config["qk_rope_head_dim"] = rotated.into();
     config["qk_nope_head_dim"] = (width - rotated).into();
@@ -99,8 +100,7 @@ fn latent(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
     {
         // Converters write a tenth of it.
         let scale = decimal(tenth / 0.1);
-        config["rope_scaling"]["mscale"] =
-            if model_type == "mistral4" { json!(1.0) } else { scale.clone() };
+        config["rope_scaling"]["mscale"] = if model_type == "mistral4" { json!(1.0) } else { scale.clone() };
         config["rope_scaling"]["mscale_all_dim"] = scale;
     }
     if keys.count("expert_count")? > 0 {

@@ -23,8 +23,8 @@ pub(super) const GEMMA4: Family = Family {
         ("pre_ffw_norm_2", "pre_feedforward_layernorm_2"),
         ("post_ffw_norm_2", "post_feedforward_layernorm_2"),
         ("ffn_gate_inp", "router.proj"),
-        ("ffn_gate_inp.scale", "router.scale"),
-        ("ffn_down_exps.scale", "router.per_expert_scale"),
+        ("=ffn_gate_inp.scale", "router.scale"),
+        ("=ffn_down_exps.scale", "router.per_expert_scale"),
         ("ffn_gate_up_exps", "experts.gate_up_proj"),
         ("ffn_gate_exps", "experts.switch_glu.gate_proj"),
         ("ffn_up_exps", "experts.switch_glu.up_proj"),
@@ -32,7 +32,7 @@ pub(super) const GEMMA4: Family = Family {
         ("inp_gate", "per_layer_input_gate"),
         ("proj", "per_layer_projection"),
         ("post_norm", "post_per_layer_input_norm"),
-        ("layer_output_scale.weight", "layer_scalar"),
+        ("=layer_output_scale.weight", "layer_scalar"),
     ],
     ..Family::plain(config)
 };

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 pub(super) const GPT_OSS: Family = Family {
     layer: &[
-        ("attn_sinks.weight", "self_attn.sinks"),
+        ("=attn_sinks.weight", "self_attn.sinks"),
         ("post_attention_norm", "post_attention_layernorm"),
         ("ffn_gate_inp", "mlp.router"),
         ("ffn_gate_exps", "mlp.experts.gate_proj"),

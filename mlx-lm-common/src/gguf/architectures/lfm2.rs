@@ -9,7 +9,8 @@ use crate::{Result, weights::Checkpoint};
 use serde_json::Value;
 
 /// The norm of the output has the name of another model's norm of embeddings.
-const TOP: super::Names = &[("token_embd_norm", "model.embedding_norm"), ("output_norm", "model.embedding_norm")];
+const TOP: super::Names =
+    &[("token_embd_norm", "model.embedding_norm"), ("output_norm", "model.embedding_norm")];
 
 macro_rules! layer {
     ($($more:expr),* $(,)?) => {
@@ -44,7 +45,7 @@ pub(super) const LFM2_MOE: Family = Family {
         ("ffn_up", "feed_forward.up_proj"),
         ("ffn_down", "feed_forward.down_proj"),
         ("ffn_gate_inp", "feed_forward.gate"),
-        ("exp_probs_b.bias", "feed_forward.expert_bias"),
+        ("=exp_probs_b.bias", "feed_forward.expert_bias"),
         ("ffn_gate_exps", "feed_forward.switch_mlp.gate_proj"),
         ("ffn_up_exps", "feed_forward.switch_mlp.up_proj"),
         ("ffn_down_exps", "feed_forward.switch_mlp.down_proj"),
@@ -67,7 +68,9 @@ fn lfm2(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
     let key = common::same(keys, "attention.head_count_kv", &key_heads)?.unwrap_or(query);
     let heads = Heads::of(keys, query, key)?;
     if heads.dim != keys.size("embedding_length")? / query || heads.rotated != heads.dim {
-        return Err(keys.wanted("attention.head_count", "heads that share the width, and are rotated as a whole"));
+        return Err(
+            keys.wanted("attention.head_count", "heads that share the width, and are rotated as a whole")
+        );
     }
     common::attention(keys, &mut config, &heads);
     common::rope(keys, &mut config, heads.rotated)?;

@@ -18,15 +18,15 @@ const NEMOTRON: Names = &[
     ("attn_output", "mixer.o_proj"),
     ("ssm_in", "mixer.in_proj"),
     ("ssm_conv1d", "mixer.conv1d"),
-    ("ssm_dt.bias", "mixer.dt_bias"),
-    ("ssm_a", "mixer.A_log"),
-    ("ssm_d", "mixer.D"),
+    ("=ssm_dt.bias", "mixer.dt_bias"),
+    ("=ssm_a", "mixer.A_log"),
+    ("=ssm_d", "mixer.D"),
     ("ssm_norm", "mixer.norm"),
     ("ssm_out", "mixer.out_proj"),
     ("ffn_up", "mixer.up_proj"),
     ("ffn_down", "mixer.down_proj"),
     ("ffn_gate_inp", "mixer.gate"),
-    ("exp_probs_b.bias", "mixer.gate.e_score_correction_bias"),
+    ("=exp_probs_b.bias", "mixer.gate.e_score_correction_bias"),
     ("ffn_up_exps", "mixer.switch_mlp.fc1"),
     ("ffn_down_exps", "mixer.switch_mlp.fc2"),
     ("ffn_up_shexp", "mixer.shared_experts.up_proj"),
@@ -47,13 +47,13 @@ pub(super) const FALCON_H1: Family = Family {
     layer: &[
         ("ssm_in", "mamba.in_proj"),
         ("ssm_conv1d", "mamba.conv1d"),
-        ("ssm_dt.bias", "mamba.dt_bias"),
-        ("ssm_a", "mamba.A_log"),
-        ("ssm_d", "mamba.D"),
+        ("=ssm_dt.bias", "mamba.dt_bias"),
+        ("=ssm_a", "mamba.A_log"),
+        ("=ssm_d", "mamba.D"),
         ("ssm_norm", "mamba.norm"),
         ("ssm_out", "mamba.out_proj"),
-        ("ffn_norm", "pre_ff_layernorm.weight"),
-        ("ffn_norm.weight", "pre_ff_layernorm.weight"),
+        ("=ffn_norm", "pre_ff_layernorm.weight"),
+        ("ffn_norm", "pre_ff_layernorm"),
         ("ffn_gate", "feed_forward.gate_proj"),
         ("ffn_up", "feed_forward.up_proj"),
         ("ffn_down", "feed_forward.down_proj"),
@@ -99,8 +99,7 @@ fn nemotron(keys: &Keys<'_>) -> Result<Value> {
         (0, _) => '-',
         _ => '*',
     };
-    config["hybrid_override_pattern"] =
-        key_heads.iter().zip(&widths).map(kind).collect::<String>().into();
+    config["hybrid_override_pattern"] = key_heads.iter().zip(&widths).map(kind).collect::<String>().into();
     config["layer_norm_epsilon"] = config["rms_norm_eps"].clone();
     let (heads, dim) = mixer(keys)?;
     config["mamba_num_heads"] = heads.into();
@@ -115,8 +114,7 @@ fn nemotron(keys: &Keys<'_>) -> Result<Value> {
         common::attention(keys, &mut config, &heads);
     }
     config["mlp_bias"] = common::has_bias(keys, &["ffn_up", "ffn_down"]).into();
-    config["intermediate_size"] =
-        common::same(keys, "feed_forward_length", &widths)?.unwrap_or(1).into();
+    config["intermediate_size"] = common::same(keys, "feed_forward_length", &widths)?.unwrap_or(1).into();
     if experts {
         common::experts(keys, &mut config, "n_routed_experts")?;
         common::expert_groups(keys, &mut config)?;

@@ -21,7 +21,10 @@ mod qwen_next;
 mod rope;
 
 use super::{Gguf, GgufTensor, header::TensorInfo};
-use crate::{Error, Result, weights::{Checkpoint, Layout}};
+use crate::{
+    Error, Result,
+    weights::{Checkpoint, Layout},
+};
 use keys::Keys;
 use names::Names;
 use serde_json::Value;
@@ -105,8 +108,9 @@ pub(super) fn tensors(gguf: &Gguf) -> Result<Vec<GgufTensor>> {
     let further = keys.count("nextn_predict_layers")?;
     let first = if further > 0 { common::layers(&keys)? } else { i32::MAX };
     // Layers that predict further tokens are left out, and what is part of the configuration.
-    let is_further =
-        |name: &str| names::in_layer(name).is_some_and(|(layer, _)| layer.parse().is_ok_and(|n: i32| n >= first));
+    let is_further = |name: &str| {
+        names::in_layer(name).is_some_and(|(layer, _)| layer.parse().is_ok_and(|n: i32| n >= first))
+    };
     for info in gguf.infos.iter().filter(|info| !names::is_config(&info.name) && !is_further(&info.name)) {
         let name = names::published(&info.name, family.top, family.layer);
         if !seen.insert(name.clone()) {

@@ -1,6 +1,6 @@
 //! Published names of tensors.
 
-/// GGUF's name and the published one: of modules, to which `weight` or `bias` belongs, or of whole tensors.
+/// GGUF's name and the published one: of modules, to which `weight` or `bias` belongs, or, with `=` in front, of single tensors.
 pub(super) type Names = &'static [(&'static str, &'static str)];
 
 /// Divisors of the rotary frequencies; part of the configuration.
@@ -59,7 +59,7 @@ pub(super) fn published(name: &str, top: Names, layer: Names) -> String {
 fn find(name: &str, tables: &[Names]) -> Option<String> {
     let entry =
         |wanted: &str| tables.iter().copied().flatten().find(|(from, _)| *from == wanted).map(|(_, to)| *to);
-    if let Some(to) = entry(name) {
+    if let Some(to) = entry(&format!("={name}")) {
         return Some(to.into());
     }
     let (module, suffix) = name.rsplit_once('.')?;

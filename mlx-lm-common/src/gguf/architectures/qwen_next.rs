@@ -25,8 +25,8 @@ const LAYER: names::Names = &[
     ("ssm_alpha", "linear_attn.in_proj_a"),
     ("ssm_beta", "linear_attn.in_proj_b"),
     ("ssm_conv1d", "linear_attn.conv1d"),
-    ("ssm_dt.bias", "linear_attn.dt_bias"),
-    ("ssm_a", "linear_attn.A_log"),
+    ("=ssm_dt.bias", "linear_attn.dt_bias"),
+    ("=ssm_a", "linear_attn.A_log"),
     ("ssm_norm", "linear_attn.norm"),
     ("ssm_out", "linear_attn.out_proj"),
     ("ffn_gate_inp", "mlp.gate"),
@@ -72,7 +72,12 @@ impl Linear {
         if inner % value_heads != 0 {
             return Err(keys.wanted("ssm.inner_size", format!("a multiple of the {value_heads} heads")));
         }
-        Ok(Linear { key_heads, value_heads, key_dim: keys.size("ssm.state_size")?, value_dim: inner / value_heads })
+        Ok(Linear {
+            key_heads,
+            value_heads,
+            key_dim: keys.size("ssm.state_size")?,
+            value_dim: inner / value_heads,
+        })
     }
 
     /// Where heads of values belong: head i of the file is head `[i]`.
@@ -137,7 +142,9 @@ fn by_group(keys: &Keys<'_>, info: &TensorInfo) -> Result<Option<Vec<u32>>> {
     let linear = Linear::read(keys)?;
     // Rows before those of the heads, and of each head.
     let (before, dim) = match names::part(&info.name) {
-        "attn_qkv" | "ssm_conv1d" => (linear.key_heads.saturating_mul(2).saturating_mul(linear.key_dim), linear.value_dim),
+        "attn_qkv" | "ssm_conv1d" => {
+            (linear.key_heads.saturating_mul(2).saturating_mul(linear.key_dim), linear.value_dim)
+        }
         "attn_gate" => (0, linear.value_dim),
         "ssm_alpha" | "ssm_beta" | "ssm_dt" | "ssm_a" => (0, 1),
         _ => return Ok(None),
@@ -154,14 +161,19 @@ fn by_group(keys: &Keys<'_>, info: &TensorInfo) -> Result<Option<Vec<u32>>> {
 
 fn states_by_group(keys: &Keys<'_>, checkpoint: &mut Checkpoint) -> Result<()> {
     states(keys, checkpoint)?;
-    let heads = Linear::read(keys)?.heads();
-    // Which head of the file each head is.
-    let mut from = vec![0; heads.len()];
-    heads.iter().enumerate().for_each(|(i, to)| from[*to as usize] = i as u32);
+    let linear = Linear::read(keys)?;
+    let columns = linear.value_heads.saturating_mul(linear.value_dim);
     for name in checkpoint.names(|name| name.ends_with("linear_attn.out_proj.weight")) {
-        if let Some(Tensor::Gguf(tensor)) = checkpoint.take(&name) {
-            checkpoint.put(name, Tensor::Gguf(tensor.with_columns(&from)?))?;
+        let Some(Tensor::Gguf(tensor)) = checkpoint.take(&name) else { continue };
+        if tensor.shape().last() != Some(&columns) {
+            let wanted = vec![keys.size("embedding_length")?, columns];
+            return Err(Error::Shape { name, found: tensor.shape().to_vec(), wanted });
         }
+        // Which head of the file each head is.
+        let heads = linear.heads();
+        let mut from = vec![0; heads.len()];
+        heads.iter().enumerate().for_each(|(i, to)| from[*to as usize] = i as u32);
+        checkpoint.put(name, Tensor::Gguf(tensor.with_columns(&from)?))?;
     }
     Ok(())
 }
