@@ -4,6 +4,7 @@ mod backend;
 pub mod cache;
 pub mod config;
 mod downloader;
+pub mod dtype;
 mod error;
 pub mod evaluate;
 mod file;

@@ -2,7 +2,7 @@
 
 use super::{LanguageModel, Registry};
 use crate::{
-    Backend, Config, Result,
+    Backend, Config, Result, dtype,
     raw::{self, Device},
     weights::{self, LoadProgress, Weights},
 };
@@ -49,7 +49,7 @@ pub fn load_model(path: &Path, registry: &Registry, options: &LoadOptions) -> Re
     let (config, mut checkpoint) = weights::open(path)?;
     let architecture = registry.get(&config.model_type)?;
     (architecture.remap)(&mut checkpoint, &config)?;
-    let stored = checkpoint.float_type().unwrap_or(Dtype::Float32);
+    let stored = dtype::of_model(&checkpoint, &config);
     let kernels = !options.without_kernels && !options.without_weights;
     let backend = Backend::new(options.device, options.dtype, stored, kernels);
     let backend = Backend { compile: options.compile.unwrap_or(backend.compile), ..backend };

@@ -82,9 +82,8 @@ impl GatedDeltaNet {
         let inputs =
             [("in_proj_qkv", qkv), ("in_proj_z", values), ("in_proj_b", heads), ("in_proj_a", heads)];
         let backend = w.backend();
-        let of_heads = |name: &str| -> Result<Array> {
-            Ok(w.tensor_in(name, &[heads], Dtype::Float32)?.reshape(&[1, 1, heads])?)
-        };
+        let of_heads =
+            |name: &str| -> Result<Array> { Ok(w.tensor(name, &[heads])?.reshape(&[1, 1, heads])?) };
         let (neg_a, dt_bias) = (ops::exp(of_heads("A_log")?)?.negative()?, of_heads("dt_bias")?);
         // An RMS norm over D gives √D times the vector of length 1. Its epsilon adds to a mean, the rule's to a sum.
         let unit = Array::full::<f32>(&[c.key_dim], Array::from_f32(key_dim.powf(-0.5)))?;

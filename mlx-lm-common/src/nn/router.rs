@@ -150,18 +150,17 @@ impl Router {
         c.check()?;
         let backend = w.backend();
         let dtype = if c.float32 { Dtype::Float32 } else { backend.compute };
-        let vector =
-            |name: Option<&str>, dtype| name.map(|n| w.tensor_in(n, &[c.experts], dtype)).transpose();
+        let vector = |name: Option<&str>| name.map(|n| w.tensor(n, &[c.experts])).transpose();
         Ok(Router {
             gate: Linear::load_in(&w.pp(c.name), c.dim, c.experts, c.bias, dtype)?,
             k: c.k,
             dtype,
             score: c.score,
-            correction: vector(c.correction, Dtype::Float32)?,
+            correction: vector(c.correction)?,
             groups: c.groups.filter(|g| g.kept < g.count),
             normalize: c.normalize,
             scale: c.scale,
-            expert_scale: vector(c.expert_scale, backend.compute)?,
+            expert_scale: vector(c.expert_scale)?,
             compile: backend.compile,
         })
     }

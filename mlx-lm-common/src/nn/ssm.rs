@@ -114,7 +114,7 @@ impl Mamba2 {
         let shared =
             shared.ok_or_else(|| Error::config("n_groups", groups, format!("fewer of {}", c.state)))?;
         let channels = width + 2 * shared;
-        let float = |name: &str, n: i32| w.tensor_in(name, &[n], Dtype::Float32);
+        let float = |name: &str, n: i32| w.tensor(name, &[n]);
         let neg_a = ops::exp(float("A_log", heads)?)?.negative()?;
         let neg_a = match groups {
             1 => neg_a.reshape(&[1, heads, 1, 1])?,

@@ -26,7 +26,7 @@ pub use matrix::{Matrix, Packed};
 pub use stored::{Float8, Runs, Stored};
 pub use tensor::{Loaded, Tensor};
 
-use crate::{At, Backend, Error, Progress, Result, raw::Arena};
+use crate::{At, Backend, Error, Progress, Result, dtype, raw::Arena};
 use mlx_rs::{Array, Dtype, ops};
 use std::{cell::Cell, cell::RefCell, fmt::Display, rc::Rc, sync::Arc};
 
@@ -104,12 +104,12 @@ impl Weights {
         self.store.backend
     }
 
-    /// A tensor of exactly this shape; floats come in the compute type.
+    /// A tensor of exactly this shape; floats come in the compute type, but for a few that stay float32 always.
     ///
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::Shape`], or [`Error::Io`].
     pub fn tensor(&self, name: &str, shape: &[i32]) -> Result<Array> {
-        self.tensor_in(name, shape, self.store.backend.compute)
+        self.tensor_in(name, shape, dtype::of_parameter(name, self.store.backend.compute))
     }
 
     /// As [`Weights::tensor`], in a type of the block's choice: for what must stay float32 whatever the rest computes in.
