@@ -15,6 +15,7 @@ pub mod model;
 pub mod nn;
 pub mod raw;
 mod tokenizer;
+pub mod turboquant;
 pub mod weights;
 
 pub use backend::Backend;
