@@ -6,9 +6,12 @@
 mod builder;
 mod memory;
 mod mutate;
+#[path = "common/parts.rs"]
+mod parts;
 
 use builder::{Builder, kind, list, open, string, tokens};
-use mlx_lm_common::gguf::{Field, GgufTensor, Kind, List, Output, Value};
+use mlx_lm_common::gguf::{Field, List, Value};
+use parts::try_read;
 
 fn file() -> Builder {
     Builder::new().str("a.key", "text").zeros("t", &[32, 2]).zeros("u", &[8])
@@ -283,25 +286,12 @@ fn paths_that_are_no_files() {
     }
 }
 
-/// Reads a tensor into fresh memory.
-fn read(t: &GgufTensor) -> Result<(), String> {
-    match t.kind() {
-        Kind::Dense { bytes, .. } => t.read_into(Output::Dense(&mut vec![0; bytes])).map(drop),
-        Kind::Affine { weight_bytes, scale_bytes, .. } => {
-            let (weight, scales, biases) =
-                (&mut vec![0; weight_bytes], &mut vec![0; scale_bytes], &mut vec![0; scale_bytes]);
-            t.read_into(Output::Affine { weight, scales, biases }).map(drop)
-        }
-    }
-    .map_err(|e| e.to_string())
-}
-
 /// Does everything that can be done with a file, and says whether it opened.
 fn use_all(bytes: &[u8]) -> bool {
     let (opened, largest) = memory::largest(|| {
         let Ok(gguf) = open(bytes) else { return false };
         let _ = gguf.config();
-        gguf.tensors().unwrap_or_default().iter().for_each(|t| drop(read(t)));
+        gguf.tensors().unwrap_or_default().iter().for_each(|t| drop(try_read(t)));
         true
     });
     assert!(largest <= 1 << 20, "{largest} bytes at once");

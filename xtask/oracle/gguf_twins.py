@@ -4,7 +4,7 @@ llama.cpp takes for granted some of what configurations say, so a twin may be of
 """
 import dataclasses
 
-import gguf_families  # noqa: F401
+import gguf_more  # noqa: F401
 import gguf_tiny
 import mlx.core as mx
 import numpy as np
@@ -50,13 +50,25 @@ MODELS = {
     "granitemoe": ({}, [Q.Q8_0]),
     "glm4": ({}, [Q.Q8_0]),
     "phi3": ({}, [Q.Q8_0]),
+    "mixtral": ({}, [Q.Q8_0]),
+    "minimax_m2": ({}, [Q.Q8_0]),
+    "glm": (dict(head_dim=16), [Q.Q8_0]),
+    "glm4_moe": ({}, [Q.Q8_0]),
+    "gemma": ({}, [Q.Q8_0]),
+    "olmo2": ({}, [Q.Q8_0]),
+    "olmo3": ({}, []),
+    "exaone4": ({}, [Q.Q8_0]),
+    "cohere": ({}, [Q.Q8_0]),
+    "cohere2": ({}, [Q.Q8_0]),
+    "starcoder2": ({}, [Q.Q8_0]),
+    "phi": ({}, [Q.Q8_0]),
     "llama4": (dict(attention_chunk_size=8192, floor_scale=8192), [Q.Q8_0]),
 }
 
 
 def twin(changes, kind):
     def make(a):
-        inner = lambda c: {k: v for k, v in {**c, **changes}.items() if v is not None}
+        inner = lambda c: {**c, **changes}
         config = dict(a.config)
         config = dict(config, text_config=inner(config["text_config"])) if "text_config" in config else inner(config)
         a = dataclasses.replace(a, config=config)

@@ -65,11 +65,12 @@ pub(crate) fn generated() -> Result<PathBuf> {
 }
 
 /// What writes fixtures, beside the files of `archs/`.
-const SCRIPTS: [&str; 8] = [
+const SCRIPTS: [&str; 9] = [
     "checkpoint.py",
     "engine.py",
     "formats.py",
     "gguf_families.py",
+    "gguf_more.py",
     "gguf_tiny.py",
     "gguf_twins.py",
     "layouts.py",

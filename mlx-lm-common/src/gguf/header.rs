@@ -6,7 +6,7 @@ use super::{
     types::{self, TensorType},
 };
 use crate::{Error, Result, file::CheckpointFile};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// More than any real file has, little enough for their bookkeeping to be small.
 const MAX_PAIRS: u64 = 1 << 16;
@@ -23,6 +23,7 @@ const MIN_TENSOR: u64 = 32;
 /// A tensor of the file, checked: its bytes are there, aligned, and nobody else's.
 #[derive(Clone, Debug)]
 pub(super) struct TensorInfo {
+    pub(super) source: Arc<CheckpointFile>,
     pub(super) name: String,
     /// Row-major: the last axis is contiguous. Each size is at least 1.
     pub(super) shape: Vec<i32>,
@@ -32,7 +33,7 @@ pub(super) struct TensorInfo {
     pub(super) bytes: u64,
 }
 
-pub(super) fn read(source: &CheckpointFile) -> Result<(Metadata, Vec<TensorInfo>)> {
+pub(super) fn read(source: &Arc<CheckpointFile>) -> Result<(Metadata, Vec<TensorInfo>)> {
     let mut r = Reader::new(source);
     let magic = r.u32("magic")?.to_le_bytes();
     if &magic != b"GGUF" {
@@ -64,7 +65,7 @@ pub(super) fn read(source: &CheckpointFile) -> Result<(Metadata, Vec<TensorInfo>
     let mut infos = Vec::with_capacity(tensors as usize);
     let mut names = BTreeSet::new();
     for _ in 0..tensors {
-        let info = tensor(&mut r, alignment)?;
+        let info = tensor(&mut r, source, alignment)?;
         if !names.insert(info.name.clone()) {
             return Err(Error::tensor(info.name, "the name occurs twice"));
         }
@@ -100,7 +101,7 @@ fn alignment(field: Field<'_>) -> Result<u64> {
 }
 
 /// One entry of the list; `offset` still counts from the start of the data.
-fn tensor(r: &mut Reader<'_>, alignment: u64) -> Result<TensorInfo> {
+fn tensor(r: &mut Reader<'_>, source: &Arc<CheckpointFile>, alignment: u64) -> Result<TensorInfo> {
     let name = name(r, "a tensor's name", MAX_TENSOR_NAME)?;
     let bad = |why: String| Err(Error::tensor(&name, why));
     let dims = r.u32("dimensions")?;
@@ -136,7 +137,7 @@ fn tensor(r: &mut Reader<'_>, alignment: u64) -> Result<TensorInfo> {
     if !offset.is_multiple_of(alignment) {
         return bad(format!("its offset {offset} is not a multiple of the alignment {alignment}"));
     }
-    Ok(TensorInfo { name, shape, kind, offset, bytes })
+    Ok(TensorInfo { source: source.clone(), name, shape, kind, offset, bytes })
 }
 
 /// Makes offsets count from the start of the file, and checks that tensors lie inside it and apart.

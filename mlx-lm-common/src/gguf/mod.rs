@@ -11,12 +11,14 @@ mod f16;
 mod header;
 mod metadata;
 mod reader;
+mod split;
 mod tensor;
 mod types;
 mod unpack;
 
 pub use metadata::{Field, List, Metadata, Strings, Value};
-pub use tensor::{Element, GgufTensor, Kind, Output, Read};
+pub use tensor::{GgufTensor, Kind, Output, Read};
+pub use types::Element;
 
 use crate::{Result, file::CheckpointFile, weights::Checkpoint};
 use header::TensorInfo;
@@ -31,21 +33,21 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Reads the header of a GGUF file of version 2 or 3, little-endian.
+    /// Reads the header of a GGUF file of version 2 or 3, little-endian, and of all its other parts if it is one of several
+    /// (`name-00002-of-00003.gguf`), whichever it is.
     ///
     /// Every count and length is checked against the size of the file before memory is set aside for it, and every tensor lies inside
     /// the file, aligned and apart from the others.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::File`] for a damaged or foreign file, [`Error::Tensor`] for a tensor that cannot be where or
+    /// [`Error::Io`], [`Error::File`] for a damaged or foreign file, or a part that is missing or of another model, [`Error::Tensor`] for a tensor that cannot be where or
     /// what it claims, [`Error::Config`] for a bad `general.alignment`.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
-        let source = CheckpointFile::open(path.as_ref())?;
-        let (metadata, infos) = header::read(&source)?;
-        Ok(Gguf { source: Arc::new(source), metadata, infos })
+        let split::Part { source, metadata, infos } = split::open(path.as_ref())?;
+        Ok(Gguf { source, metadata, infos })
     }
 
-    /// Where the file lies.
+    /// Where the file lies, or the first of its parts.
     pub fn path(&self) -> &Path {
         self.source.path()
     }
@@ -71,7 +73,7 @@ impl Gguf {
     /// architecture's table passes through. `rope_freqs.weight` is left out: it is part of [`Gguf::config`].
     ///
     /// # Errors
-    /// [`Error::Config`] for an architecture that is not supported, a file that is one of several, or bad head counts;
+    /// [`Error::Config`] for an architecture that is not supported, or bad head counts;
     /// [`Error::Tensor`] for an element type without an equal in MLX or a name that occurs twice; [`Error::Shape`] for query
     /// or key projections that do not have the rows of their heads.
     pub fn tensors(&self) -> Result<Vec<GgufTensor>> {

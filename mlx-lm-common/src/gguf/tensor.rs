@@ -2,27 +2,16 @@
 
 use super::{
     header::TensorInfo,
-    types::{self, Format},
+    types::{self, Element, Float4, Format},
     unpack::{self, Fault, Parts},
 };
-use crate::{Error, Result, file::CheckpointFile};
+use crate::{Error, Result, file::CheckpointFile, raw::Mode};
 use std::sync::Arc;
 
 /// Bytes of the file that are held at a time.
 const CHUNK: usize = 1 << 20;
-/// Values that share a scale.
-const GROUP: usize = 32;
 /// MLX's arrays begin on cache lines.
 const LINE: usize = 64;
-
-/// A float type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Element {
-    F32,
-    F16,
-    Bf16,
-}
 
 /// What a tensor becomes in memory: everything row-major and little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +25,7 @@ pub enum Kind {
     },
     /// MLX's affine code, w = scale·code + bias.
     Affine {
-        /// Bits of a code: 4, 5 or 8.
+        /// Bits of a code: 2, 4, 5, 6 or 8.
         bits: i32,
         /// Values that share a scale and a bias.
         group: i32,
@@ -47,6 +36,26 @@ pub enum Kind {
         /// Bytes of the scales [.., rows, columns / group]; the biases have as many.
         scale_bytes: usize,
     },
+    /// MLX's 4-bit floats.
+    Float4 {
+        /// [`Mode::Mxfp4`] or [`Mode::Nvfp4`].
+        mode: Mode,
+        /// Bytes of the packed uint32 words [.., rows, columns / 8].
+        weight_bytes: usize,
+        /// Bytes of the scales, one each [.., rows, columns / group], with groups of 32 or 16.
+        scale_bytes: usize,
+    },
+}
+
+impl Kind {
+    /// The form in a few words, as in `2-bit affine, groups of 128`.
+    pub fn describe(self) -> String {
+        match self {
+            Kind::Dense { element, .. } => format!("{element:?}").to_lowercase(),
+            Kind::Affine { bits, group, .. } => format!("{bits}-bit affine, groups of {group}"),
+            Kind::Float4 { mode, .. } => mode.name().into(),
+        }
+    }
 }
 
 /// Memory to read a tensor into, of the sizes that its [`Kind`] says.
@@ -62,6 +71,13 @@ pub enum Output<'a> {
         scales: &'a mut [u8],
         /// Biases.
         biases: &'a mut [u8],
+    },
+    /// For [`Kind::Float4`].
+    Float4 {
+        /// Packed words.
+        weight: &'a mut [u8],
+        /// Scales.
+        scales: &'a mut [u8],
     },
 }
 
@@ -95,11 +111,15 @@ pub struct GgufTensor {
     offset: u64,
     /// Which row each row of the file is, if not the same, or [`ELSEWHERE`].
     order: Option<Arc<[u32]>>,
+    /// Which block of columns each block of columns is, if not the same. Readers of the parts put them in order.
+    columns: Option<Arc<[u32]>>,
     wide: bool,
+    /// What plain floats become, if not what they are.
+    float: Option<Element>,
 }
 
 impl GgufTensor {
-    pub(super) fn new(source: &Arc<CheckpointFile>, info: &TensorInfo, name: String) -> Result<GgufTensor> {
+    pub(super) fn new(info: &TensorInfo, name: String) -> Result<GgufTensor> {
         let kind = info.kind;
         let Some(format) = kind.format else {
             let readable = types::readable();
@@ -111,7 +131,7 @@ impl GgufTensor {
         let too_large = |_| Error::tensor(&info.name, "too large for this computer");
         let blocks = usize::try_from(info.bytes / kind.bytes).map_err(too_large)?;
         Ok(GgufTensor {
-            source: source.clone(),
+            source: info.source.clone(),
             name,
             shape: info.shape.clone(),
             type_name: kind.name,
@@ -123,7 +143,9 @@ impl GgufTensor {
             row_blocks: blocks,
             offset: info.offset,
             order: None,
+            columns: None,
             wide: false,
+            float: None,
         })
     }
 
@@ -134,7 +156,7 @@ impl GgufTensor {
     }
 
     /// The tensor of this shape that has row i of this one as row `order[i]`, and lacks those that are [`ELSEWHERE`]. Rows are as
-    /// long, each has its place, and this tensor has its rows in the order of the file.
+    /// long, and each has its place.
     ///
     /// # Errors
     /// [`Error::Tensor`] for blocks that span rows, and an order for other rows.
@@ -143,13 +165,18 @@ impl GgufTensor {
         if !self.blocks.is_multiple_of(rows) {
             return Err(bad(format!("blocks of type {} that span rows", self.type_name)));
         }
-        if order.len() != rows || self.order.is_some() {
+        if order.len() != rows {
             return Err(bad(format!("{rows} rows cannot be ordered as {}", order.len())));
         }
+        // Where the rows of the file go, if they have moved before.
+        let order: Vec<u32> = match &self.order {
+            Some(first) => first.iter().map(|to| order.get(*to as usize).copied().unwrap_or(ELSEWHERE)).collect(),
+            None => order.to_vec(),
+        };
         let row_blocks = self.blocks / rows;
         // What is left out before and behind is not read.
         let kept = |row: &u32| *row != ELSEWHERE;
-        let first = order.iter().position(kept).unwrap_or(rows);
+        let first = order.iter().position(kept).unwrap_or(order.len());
         let last = order.iter().rposition(kept).map_or(first, |i| i + 1);
         let order = &order[first..last];
         let same = order.iter().enumerate().all(|(i, to)| *to as usize == i);
@@ -162,6 +189,26 @@ impl GgufTensor {
             order: (!same).then(|| order.into()),
             ..self.clone()
         })
+    }
+
+    /// The tensor whose columns, in as many equal blocks as `from` has, are those of this one: block i is block `from[i]` of it.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for columns that do not divide into so many blocks.
+    pub(crate) fn with_columns(&self, from: &[u32]) -> Result<GgufTensor> {
+        let columns = self.shape.last().map_or(0, |n| *n as usize);
+        if from.is_empty() || !columns.is_multiple_of(from.len()) {
+            return Err(Error::tensor(
+                &self.name,
+                format!("{columns} columns, which cannot be divided into {} blocks", from.len()),
+            ));
+        }
+        Ok(GgufTensor { columns: Some(from.into()), ..self.clone() })
+    }
+
+    /// Which block of columns each block of columns is, if not the same.
+    pub(crate) fn columns(&self) -> Option<&[u32]> {
+        self.columns.as_deref()
     }
 
     /// Of an axis that counts rows, the `size` entries from `start` on of each group of `group`.
@@ -211,38 +258,62 @@ impl GgufTensor {
         self.blocks as u64 * self.block_bytes as u64
     }
 
+    /// Whether the values lose their packed form in memory, because MLX has none that is equal.
+    pub fn is_widened(&self) -> bool {
+        matches!(self.format, Format::Wide(_))
+    }
+
     /// Bytes in memory, each part rounded up to cache lines.
     pub fn memory_bytes(&self) -> usize {
+        let lines = |bytes: usize| bytes.next_multiple_of(LINE);
         match self.kind() {
-            Kind::Dense { bytes, .. } => bytes.next_multiple_of(LINE),
-            Kind::Affine { weight_bytes, scale_bytes, .. } => {
-                weight_bytes.next_multiple_of(LINE) + 2 * scale_bytes.next_multiple_of(LINE)
-            }
+            Kind::Dense { bytes, .. } => lines(bytes),
+            Kind::Affine { weight_bytes, scale_bytes, .. } => lines(weight_bytes) + 2 * lines(scale_bytes),
+            Kind::Float4 { weight_bytes, scale_bytes, .. } => lines(weight_bytes) + lines(scale_bytes),
         }
     }
 
     /// What the tensor becomes, with the sizes of its parts.
     pub fn kind(&self) -> Kind {
+        let block = self.block();
+        let (weight_bytes, scale_bytes) = (self.blocks * block.weight, self.blocks * block.scales);
         match self.format {
-            Format::Dense(format) => Kind::Dense {
-                element: match format {
-                    types::Dense::F16 => Element::F16,
-                    types::Dense::Bf16 => Element::Bf16,
-                    types::Dense::F32 | types::Dense::Q6K => Element::F32,
-                },
-                bytes: self.blocks * format.bytes(),
-            },
+            Format::Plain(_) | Format::Wide(_) => {
+                Kind::Dense { element: self.element(), bytes: weight_bytes }
+            }
             Format::Affine(format) => {
-                let block = self.affine_block(format);
+                let layout = format.layout();
                 Kind::Affine {
-                    bits: format.bits() as i32,
-                    group: GROUP as i32,
-                    element: if self.wide || format.is_k() { Element::F32 } else { Element::F16 },
-                    weight_bytes: self.blocks * block.weight,
-                    scale_bytes: self.blocks * block.scales,
+                    bits: layout.bits as i32,
+                    group: layout.group as i32,
+                    element: if self.wide || !layout.half { Element::F32 } else { Element::F16 },
+                    weight_bytes,
+                    scale_bytes,
                 }
             }
+            Format::Float4(format) => {
+                let mode = match format {
+                    Float4::Mxfp4 => Mode::Mxfp4,
+                    Float4::Nvfp4 => Mode::Nvfp4,
+                };
+                Kind::Float4 { mode, weight_bytes, scale_bytes }
+            }
         }
+    }
+
+    /// The type of plain values in memory.
+    fn element(&self) -> Element {
+        match (self.format, self.float) {
+            (Format::Plain(own), Some(to)) if own.converts() => to,
+            (Format::Plain(own), _) => own,
+            (_, to) => to.unwrap_or(Element::F32),
+        }
+    }
+
+    /// The same tensor with plain floats as `element`, if [`GgufTensor::kind`] says that it has such: float32, float16 and bfloat16
+    /// become one another, and values that lose their packed form become this instead of float32.
+    pub fn with_floats(&self, element: Element) -> GgufTensor {
+        GgufTensor { float: element.converts().then_some(element), ..self.clone() }
     }
 
     /// The same tensor with scales and biases in float32 where [`GgufTensor::kind`] says float16.
@@ -252,8 +323,16 @@ impl GgufTensor {
 
     /// Reads the tensor into `output`, in one pass and with a megabyte of working memory, rows in the published order.
     ///
-    /// Values are equal to those that the file means. The formats with a scale for 32 values (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0) and
-    /// for 256 (Q4_K, Q5_K) stay packed; Q6_K becomes float32.
+    /// Values are equal to those that the file means, unless [`GgufTensor::with_floats`] asked for others. Formats stay packed whose
+    /// groups of values have an equal in MLX's codes, with as few bits as MLX has for them:
+    ///
+    /// | types | in memory |
+    /// |---|---|
+    /// | Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K | affine, of as many bits |
+    /// | Q1_0, Q2_0, TQ1_0, TQ2_0, IQ1_S | affine, 2 bits |
+    /// | IQ3_S; IQ3_XXS; IQ2_XXS, IQ4_NL, IQ4_XS | affine, 4; 6; 8 bits: magnitudes that are unevenly spaced take the codes between them |
+    /// | MXFP4, NVFP4 | mxfp4, nvfp4 |
+    /// | Q2_K, Q3_K, Q6_K, IQ2_XS, IQ2_S, IQ1_M | floats: their groups of 8 or 16 have no equal |
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Tensor`] for a scale that is not finite, or an output of another kind or size.
@@ -294,20 +373,28 @@ impl GgufTensor {
 
     /// Converts `run` blocks to their place in the output, which begins with block `at`.
     fn unpack(&self, from: &[u8], at: usize, run: usize, output: &mut Output<'_>) -> Result<(), Fault> {
-        let part = |size: usize| at * size..(at + run) * size;
+        let block = self.block();
+        let weights = at * block.weight..(at + run) * block.weight;
+        let scaled = at * block.scales..(at + run) * block.scales;
         match (self.format, output) {
-            (Format::Dense(format), Output::Dense(out)) => {
-                unpack::dense(format, from, &mut out[part(format.bytes())])
+            (Format::Plain(own), Output::Dense(out)) => {
+                unpack::plain(own, from, self.element(), &mut out[weights]);
+                Ok(())
+            }
+            (Format::Wide(format), Output::Dense(out)) => {
+                unpack::wide(format, from, self.element(), &mut out[weights])
             }
             (Format::Affine(format), Output::Affine { weight, scales, biases }) => {
-                let block = self.affine_block(format);
                 let to = Parts {
-                    weight: &mut weight[part(block.weight)],
-                    scales: &mut scales[part(block.scales)],
-                    biases: &mut biases[part(block.scales)],
+                    weight: &mut weight[weights],
+                    scales: &mut scales[scaled.clone()],
+                    biases: &mut biases[scaled],
                     wide: self.wide,
                 };
                 unpack::affine(format, from, to)
+            }
+            (Format::Float4(format), Output::Float4 { weight, scales }) => {
+                unpack::float4(format, from, &mut weight[weights], &mut scales[scaled])
             }
             // Excluded by `check`.
             _ => Ok(()),
@@ -320,6 +407,9 @@ impl GgufTensor {
             (Kind::Affine { weight_bytes, scale_bytes, .. }, Output::Affine { weight, scales, biases }) => {
                 weight.len() == weight_bytes && scales.len() == scale_bytes && biases.len() == scale_bytes
             }
+            (Kind::Float4 { weight_bytes, scale_bytes, .. }, Output::Float4 { weight, scales }) => {
+                weight.len() == weight_bytes && scales.len() == scale_bytes
+            }
             _ => false,
         };
         if fits {
@@ -329,15 +419,28 @@ impl GgufTensor {
         }
     }
 
-    fn affine_block(&self, format: types::Affine) -> AffineBlock {
-        let values = if format.is_k() { 256 } else { GROUP };
-        let scale = if self.wide || format.is_k() { 4 } else { 2 };
-        AffineBlock { weight: values * format.bits() / 8, scales: values / GROUP * scale }
+    /// What a block becomes.
+    fn block(&self) -> Block {
+        match self.format {
+            Format::Plain(_) => Block { weight: self.element().bytes(), scales: 0 },
+            Format::Wide(_) => Block { weight: 256 * self.element().bytes(), scales: 0 },
+            Format::Affine(format) => {
+                let layout = format.layout();
+                let scale = if self.wide || !layout.half { 4 } else { 2 };
+                Block {
+                    weight: layout.values * layout.bits / 8,
+                    scales: layout.values / layout.group * scale,
+                }
+            }
+            Format::Float4(format) => {
+                Block { weight: format.values() / 2, scales: format.values() / format.group() }
+            }
+        }
     }
 }
 
-/// Bytes that a block becomes.
-struct AffineBlock {
+/// Bytes that a block becomes: codes or values, and as many of scales as of biases.
+struct Block {
     weight: usize,
     scales: usize,
 }

@@ -13,10 +13,18 @@ pub(super) const EXPERTS: Names = &[
     ("ffn_gate_exps", "mlp.switch_mlp.gate_proj"),
     ("ffn_up_exps", "mlp.switch_mlp.up_proj"),
     ("ffn_down_exps", "mlp.switch_mlp.down_proj"),
+    ("ffn_gate_up_exps", "mlp.switch_mlp.fused"),
 ];
 
-/// Sizes, the norms' ε, tokens that begin and end texts.
+/// Sizes, the ε of RMS norms, tokens that begin and end texts.
 pub(super) fn base(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
+    let mut config = base_of(keys, model_type)?;
+    config["rms_norm_eps"] = decimal(keys.positive("attention.layer_norm_rms_epsilon")?);
+    Ok(config)
+}
+
+/// Sizes, tokens that begin and end texts.
+pub(super) fn base_of(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
     let hidden = keys.size("embedding_length")?;
     let layers = layers(keys)?;
     let vocab = vocab_size(keys, hidden)?;
@@ -24,7 +32,6 @@ pub(super) fn base(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
         "model_type": model_type,
         "hidden_size": hidden,
         "num_hidden_layers": layers,
-        "rms_norm_eps": decimal(keys.positive("attention.layer_norm_rms_epsilon")?),
         "vocab_size": vocab,
         "max_position_embeddings": keys.size("context_length")?,
         "tie_word_embeddings": keys.tensor("output.weight").is_none(),
@@ -63,7 +70,7 @@ pub(super) fn attention(keys: &Keys<'_>, config: &mut Value, heads: &Heads) {
     config["num_attention_heads"] = heads.query.into();
     config["num_key_value_heads"] = heads.key.into();
     config["head_dim"] = heads.dim.into();
-    config["attention_bias"] = has_bias(keys, &["attn_q", "attn_k", "attn_v"]).into();
+    config["attention_bias"] = has_bias(keys, &["attn_q", "attn_k", "attn_v", "attn_qkv"]).into();
 }
 
 /// Adds how `dims` channels of each head are rotated.
@@ -145,6 +152,27 @@ pub(super) fn kernels(checkpoint: &mut Checkpoint, end: &str) -> Result<()> {
             _ => None,
         },
     )
+}
+
+/// Takes apart what converters may put together: queries, keys and values; the experts' gate and up.
+pub(super) fn unfuse(keys: &Keys<'_>, checkpoint: &mut Checkpoint) -> Result<()> {
+    let has = |checkpoint: &Checkpoint, module: &str| {
+        checkpoint
+            .iter()
+            .any(|(name, _)| name.strip_suffix(".weight").is_some_and(|name| name.ends_with(module)))
+    };
+    if has(checkpoint, "self_attn.fused") {
+        let heads = Heads::partial(keys)?;
+        let [q, kv] = [heads.query, heads.key].map(|n| n.saturating_mul(heads.dim));
+        let parts = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+        checkpoint.split("self_attn.fused", -2, &parts)?;
+    }
+    if has(checkpoint, "switch_mlp.fused") {
+        let width = keys.size("expert_feed_forward_length")?;
+        let parts = [("switch_mlp.gate_proj", width), ("switch_mlp.up_proj", width)];
+        checkpoint.split("switch_mlp.fused", -2, &parts)?;
+    }
+    Ok(())
 }
 
 /// Refuses experts where an architecture has none.

@@ -4,6 +4,7 @@ use super::{
     Family,
     common::{self, Heads},
     keys::{Keys, decimal},
+    llama,
     names::Names,
 };
 use crate::{Result, gguf::List, weights::Checkpoint};
@@ -16,6 +17,8 @@ pub(super) const SANDWICH: Names = &[
     ("post_ffw_norm", "post_feedforward_layernorm"),
 ];
 
+pub(super) const GEMMA: Family =
+    Family { weights: norms_without_one, ..Family::plain(|keys| llama::decoder(keys, "gemma")) };
 pub(super) const GEMMA2: Family =
     Family { layer: SANDWICH, weights: norms_without_one, ..Family::plain(gemma2) };
 pub(super) const GEMMA3: Family =

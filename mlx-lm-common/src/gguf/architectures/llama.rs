@@ -9,8 +9,17 @@ use super::{
 use crate::{Error, Result, gguf::header::TensorInfo};
 use serde_json::{Value, json};
 
-pub(super) const LLAMA: Family =
-    Family { order: interleaved, ..Family::plain(|keys| decoder(keys, "llama")) };
+pub(super) const LLAMA: Family = Family {
+    order: interleaved,
+    layer: &[
+        ("ffn_gate_inp", "block_sparse_moe.gate"),
+        ("ffn_gate_exps", "block_sparse_moe.switch_mlp.gate_proj"),
+        ("ffn_up_exps", "block_sparse_moe.switch_mlp.up_proj"),
+        ("ffn_down_exps", "block_sparse_moe.switch_mlp.down_proj"),
+        ("ffn_gate_up_exps", "block_sparse_moe.switch_mlp.fused"),
+    ],
+    ..Family::plain(llama)
+};
 pub(super) const SMOLLM3: Family =
     Family { order: interleaved, ..Family::plain(|keys| decoder(keys, "smollm3")) };
 pub(super) const MISTRAL3: Family = Family { order: interleaved, ..Family::plain(mistral3) };
@@ -30,6 +39,21 @@ pub(super) const BITNET: Family = Family {
     layer: &[("attn_sub_norm", "self_attn.attn_sub_norm"), ("ffn_sub_norm", "mlp.ffn_sub_norm")],
     ..Family::plain(bitnet)
 };
+
+/// Llama, or Mixtral.
+fn llama(keys: &Keys<'_>) -> Result<Value> {
+    if keys.count("expert_count")? == 0 {
+        return decoder(keys, "llama");
+    }
+    let mut config = with_heads(keys, "mixtral")?;
+    common::experts(keys, &mut config, "num_local_experts")?;
+    common::unscaled_experts(keys)?;
+    config["intermediate_size"] = config["moe_intermediate_size"].take();
+    match keys.count("expert_shared_feed_forward_length")? {
+        0 => Ok(config),
+        _ => Err(keys.wanted("expert_shared_feed_forward_length", "0: shared experts cannot be read")),
+    }
+}
 
 /// A decoder without anything of its own.
 pub(super) fn decoder(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
@@ -107,20 +131,25 @@ fn bitnet(keys: &Keys<'_>) -> Result<Value> {
 /// Rows of queries and keys: converters interleave the halves of each head, because rotary pairs lie side by side in the file and
 /// half a head apart outside.
 pub(super) fn interleaved(keys: &Keys<'_>, info: &TensorInfo) -> Result<Option<Vec<u32>>> {
-    let part = names::part(&info.name);
-    if !matches!(part, "attn_q" | "attn_k") {
-        return Ok(None);
-    }
-    let heads = Heads::whole(keys)?;
-    let rows = if part == "attn_q" { heads.query } else { heads.key }.saturating_mul(heads.dim);
+    let heads = match names::part(&info.name) {
+        "attn_q" | "attn_k" | "attn_qkv" => Heads::whole(keys)?,
+        _ => return Ok(None),
+    };
+    // Of each head of queries and keys, and the rows of values behind them.
+    let (rotated, values) = match names::part(&info.name) {
+        "attn_q" => (heads.query, 0),
+        "attn_k" => (heads.key, 0),
+        _ => (heads.query.saturating_add(heads.key), heads.key),
+    };
+    let rows = rotated.saturating_add(values).saturating_mul(heads.dim);
     if info.shape[0] != rows {
         let wanted = [&[rows], &info.shape[1..]].concat();
         return Err(Error::Shape { name: info.name.clone(), found: info.shape.clone(), wanted });
     }
-    let dim = heads.dim as usize;
+    let (dim, rotated) = (heads.dim as usize, rotated as usize);
     let place = |row: usize| {
         let (head, within) = (row / dim, row % dim);
-        (head * dim + within % 2 * (dim / 2) + within / 2) as u32
+        if head < rotated { (head * dim + within % 2 * (dim / 2) + within / 2) as u32 } else { row as u32 }
     };
     Ok(Some((0..rows as usize).map(place).collect()))
 }

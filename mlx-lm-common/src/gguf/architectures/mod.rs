@@ -15,6 +15,7 @@ mod llama;
 mod llama4;
 mod mamba;
 mod names;
+mod others;
 mod phi;
 mod qwen;
 mod qwen_next;
@@ -57,28 +58,38 @@ const TABLE: &[(&str, Family)] = &[
     ("qwen2", qwen::QWEN2),
     ("qwen3", qwen::QWEN3),
     ("bitnet", llama::BITNET),
+    ("chatglm", others::CHATGLM),
+    ("cohere2", others::COHERE2),
+    ("command-r", others::COMMAND_R),
     ("deepseek2", deepseek::DEEPSEEK2),
+    ("exaone4", others::EXAONE4),
     ("falcon-h1", mamba::FALCON_H1),
+    ("gemma", gemma::GEMMA),
     ("gemma2", gemma::GEMMA2),
     ("gemma3", gemma::GEMMA3),
     ("gemma4", gemma4::GEMMA4),
     ("glm4", phi::GLM4),
+    ("glm4moe", others::GLM4_MOE),
     ("gpt-oss", gpt_oss::GPT_OSS),
     ("granite", llama::GRANITE),
     ("granitemoe", llama::GRANITE_MOE),
     ("lfm2", lfm2::LFM2),
     ("lfm2moe", lfm2::LFM2_MOE),
     ("llama4", llama4::LLAMA4),
+    ("minimax-m2", others::MINIMAX_M2),
     ("mistral3", llama::MISTRAL3),
     ("mistral4", deepseek::MISTRAL4),
     ("nemotron_h", mamba::NEMOTRON_H),
     ("nemotron_h_moe", mamba::NEMOTRON_H),
+    ("olmo2", others::OLMO2),
+    ("phi2", others::PHI2),
     ("phi3", phi::PHI3),
     ("qwen35", qwen_next::QWEN35),
     ("qwen35moe", qwen_next::QWEN35_MOE),
     ("qwen3moe", qwen::QWEN3_MOE),
     ("qwen3next", qwen_next::QWEN3_NEXT),
     ("smollm3", llama::SMOLLM3),
+    ("starcoder2", others::STARCODER2),
 ];
 
 /// The architecture of a whole model that can be read.
@@ -129,6 +140,7 @@ pub(super) fn tensors(gguf: &Gguf) -> Result<Vec<GgufTensor>> {
 pub(super) fn checkpoint(gguf: &Gguf) -> Result<Checkpoint> {
     let (keys, family) = family(gguf)?;
     let mut checkpoint = Checkpoint::of_gguf(tensors(gguf)?).with_layout(Layout::Mlx);
+    common::unfuse(&keys, &mut checkpoint)?;
     (family.weights)(&keys, &mut checkpoint)?;
     Ok(checkpoint)
 }
