@@ -9,7 +9,7 @@ use folder::{
     Entry, bytes, checkpoint, count, f32s, matrix, message, open, try_open, u8s, values, weights, words,
 };
 use half::{bf16, f16};
-use mlx_lm_common::weights::header::DType;
+use mlx_lm_common::weights::{Kept, header::DType};
 use mlx_rs::Dtype;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -158,6 +158,67 @@ fn scales_that_are_exponents_or_short_floats() {
 }
 
 #[test]
+fn short_8_bit_floats() {
+    // A sign, 5 bits of exponent (bias 15), 2 of mantissa.
+    let value = |code: u8| {
+        let (exponent, mantissa) = (i32::from(code >> 2 & 31), f32::from(code & 3));
+        let magnitude = match exponent {
+            0 => mantissa / 4.0 * 2f32.powi(-14),
+            e => (1.0 + mantissa / 4.0) * 2f32.powi(e - 15),
+        };
+        if code & 128 == 0 { magnitude } else { -magnitude }
+    };
+    let all: Vec<u8> = (0..=255).filter(|c| c & 127 < 0x7c).collect();
+    let c = checkpoint(&[u8s("w", DType::F8_E5M2, &[2, 124], &all), f32s("w_scale", &[], &[0.3])]);
+    let wanted: Vec<f32> = all.iter().map(|q| value(*q) * 0.3).collect();
+    assert_eq!(values(&weights(c), "w", &[2, 124]).unwrap(), wanted);
+}
+
+#[test]
+fn numbers_that_are_none() {
+    let q = [127, 255, 0x38, 0xb8];
+    let c = checkpoint(&[fp8("w", &[2, 2], &q), f32s("w_scale", &[2, 1], &[1.0, f32::NAN])]);
+    let found = values(&weights(c), "w", &[2, 2]).unwrap();
+    assert!(found.iter().all(|v| v.is_nan()), "{found:?}");
+}
+
+#[test]
+fn blocks_of_modelopt() {
+    let (q, scales) = (codes(3, 256 * 128), [0.5, 3.0]);
+    let c = checkpoint(&[fp8("w", &[256, 128], &q), f32s("w_scale", &[2, 1, 1, 1], &scales)]);
+    let wanted: Vec<f32> = q.iter().enumerate().map(|(i, q)| e4m3(*q) * scales[i / (128 * 128)]).collect();
+    assert_eq!(values(&weights(c), "w", &[256, 128]).unwrap(), wanted);
+}
+
+/// 8-bit floats whose scales are powers of two are a code of MLX.
+#[test]
+fn powers_of_two_stay_packed() {
+    let exponents: Vec<u8> = (0..24).map(|i| 120 + i as u8).collect();
+    // Shapes of weight and scales, and which scale a value has.
+    type Case<'a> = (&'a [usize], &'a [usize], fn(usize) -> usize);
+    let cases: [Case; 4] = [
+        (&[4, 96], &[4, 3], |i| i / 32),
+        (&[6, 64], &[2, 2], |i| i / 64 / 3 * 2 + i % 64 / 32),
+        (&[4, 64], &[4, 1], |i| i / 64),
+        (&[2, 3, 64], &[2, 3, 2], |i| i / 32),
+    ];
+    for (shape, grid, of) in cases {
+        let (q, rows) = (codes(7, shape.iter().product()), &exponents[..grid.iter().product()]);
+        for name in ["m.weight", "m"] {
+            let scale = u8s(&format!("{name}_scale"), DType::F8_E8M0, grid, rows);
+            let c = checkpoint(&[fp8(name, shape, &q), scale]);
+            assert!(c.encodings().all(|(e, n)| (&e.kept, n) == (&Kept::Packed("mxfp8".into()), 1)));
+            let wanted: Vec<f32> =
+                q.iter().enumerate().map(|(i, q)| e4m3(*q) * 2f32.powi(i32::from(rows[of(i)]) - 127)).collect();
+            let shape: Vec<i32> = shape.iter().map(|n| *n as i32).collect();
+            let w = weights(c);
+            assert_eq!(matrix(&w, "m", &shape).unwrap(), wanted, "{grid:?}");
+            w.finish().unwrap();
+        }
+    }
+}
+
+#[test]
 fn bad_8_bit_floats() {
     let w = || fp8("m.w", &[4, 6], &[0; 24]);
     let scale = |shape: &[usize]| count("m.w_scale_inv", shape);
@@ -181,7 +242,6 @@ fn bad_8_bit_floats() {
             "tensor `m.w_scale`: holds",
         ),
         (vec![w(), fp8("m.w_scale", &[], &[1])], json!({}), "tensor `m.w_scale`: scales"),
-        (vec![u8s("m.w", DType::F8_E5M2, &[1], &[0]), scale(&[])], json!({}), "tensor `m.w`: 8-bit floats"),
     ];
     for (entries, config, wanted) in cases {
         let why = message(try_open(&entries, config));
@@ -259,7 +319,7 @@ fn bad_awq() {
         (vec![weight(&[32, 1]), scales(&[8])], "tensor `m.qweight`"),
         (vec![weight(&[32, 1]), scales(&[1, 16])], "tensor `m.qweight`: 1 words hold no 16 columns"),
         (vec![weight(&[36, 1]), scales(&[1, 8])], "tensor `m.qweight`"),
-        (vec![weight(&[32, 1]), scales(&[2, 8])], "tensor `m.scales`: 2 scales for 32 columns"),
+        (vec![weight(&[32, 1]), scales(&[3, 8])], "tensor `m.scales`: 3 scales for 32 columns"),
         (vec![weight(&[32, 1]), scales(&[0, 8])], "tensor `m.scales`: 0 scales for 32 columns"),
         (vec![weight(&[0, 1]), scales(&[1, 8])], "tensor `m.scales`: 1 scales for 0 columns"),
         (vec![weight(&[32, 1]), scales(&[1, 8]), zeros(&[1, 2])], "tensor `m.qzeros`: found shape [1, 2]"),
@@ -302,7 +362,7 @@ fn bad_compressed_tensors() {
     let cases: Vec<(Vec<Entry>, &str)> = vec![
         (vec![packed(&[2, 8])], "tensor `m.weight_scale` is not in the checkpoint"),
         (vec![packed(&[2, 8]), scale(&[1, 2])], "tensor `m.weight_scale`: found shape [1, 2], wanted [2, 2]"),
-        (vec![packed(&[2, 8]), scale(&[2])], "tensor `m.weight_scale`"),
+        (vec![packed(&[2, 8]), scale(&[3])], "tensor `m.weight_scale`"),
         (vec![packed(&[16]), scale(&[2, 2])], "tensor `m.weight_packed`"),
         (vec![packed(&[2, 8]), scale(&[2, 3])], "tensor `m.weight_scale`: 3 scales for 64 columns"),
         (vec![packed(&[2, 0]), scale(&[2, 3])], "tensor `m.weight_scale`: 3 scales for 0 columns"),
@@ -313,7 +373,7 @@ fn bad_compressed_tensors() {
         ),
         (
             vec![u8s("m.weight_packed", DType::U8, &[2, 32], &[0; 64]), scale(&[2, 2])],
-            "tensor `m.weight_packed`",
+            "tensor `m.weight_scale`: holds",
         ),
     ];
     for (entries, wanted) in cases {
@@ -421,15 +481,18 @@ fn bad_ternary_weights() {
 fn encodings_that_are_not_known() {
     let compressed = |format: &str, weights: Value| json!({"quant_method": "compressed-tensors", "format": format, "config_groups": {"g": {"weights": weights}}});
     for (config, key) in [
-        (json!({"quant_method": "gptq", "bits": 4}), "quant_method`: found gptq, wanted fp8, mxfp4"),
+        (json!({"quant_method": "hqq", "bits": 4}), "quant_method`: found hqq, wanted fp8, mxfp4"),
+        (json!({"quant_method": "gptq", "bits": 5}), "bits`: found 5"),
+        (json!({"quant_method": "gptq", "checkpoint_format": "marlin"}), "checkpoint_format`: found marlin"),
+        (json!({"quant_method": "gptq", "pack_dtype": "int8"}), "pack_dtype`: found int8"),
         (json!({"quant_method": 3}), "quant_method"),
         (json!({"quant_method": "awq", "bits": 8}), "bits`: found 8"),
         (json!({"quant_method": "awq", "version": "gemv"}), "version`: found gemv"),
-        (json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}), "quant_algo`: found NVFP4"),
-        (json!({"quantization": {"quant_algo": "NVFP4"}}), "quant_algo`: found NVFP4"),
-        (compressed("nvfp4-pack-quantized", json!({})), "format`: found nvfp4-pack-quantized"),
-        (compressed("pack-quantized", json!({"num_bits": 8})), "config_groups.g.weights.num_bits`: found 8"),
-        (compressed("pack-quantized", json!({"symmetric": false})), "config_groups.g.weights.symmetric"),
+        (json!({"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}), "quant_algo`: found W4A16_AWQ"),
+        (json!({"quantization": {"quant_algo": "INT4_AWQ"}}), "quant_algo`: found INT4_AWQ"),
+        (compressed("marlin-24", json!({})), "format`: found marlin-24"),
+        (compressed("pack-quantized", json!({"num_bits": 3})), "config_groups.g.weights.num_bits`: found 3"),
+        (compressed("nvfp4-pack-quantized", json!({"type": "int"})), "config_groups.g.weights.type"),
         (
             compressed("float-quantized", json!({"num_bits": 8, "type": "int"})),
             "config_groups.g.weights.type",
@@ -453,11 +516,12 @@ proptest! {
     #[test]
     fn any_tensors(
         names in prop::sample::subsequence(
-            vec!["m.weight", "m.weight_scale", "m.weight_scale_inv", "m.qweight", "m.qzeros", "m.scales", "m.weight_packed",
-                 "m_blocks", "m_scales"], 0..6),
-        shapes in prop::collection::vec(prop::collection::vec(prop::sample::select(vec![0, 1, 2, 4, 8, 32, 64]), 0..4), 6),
+            vec!["m.weight", "m.weight_scale", "m.weight_scale_inv", "m.weight_scale_2", "m.qweight", "m.qzeros", "m.scales",
+                 "m.g_idx", "m.weight_packed", "m.weight_zero_point", "m.weight_global_scale", "m_blocks", "m_scales"], 0..8),
+        shapes in prop::collection::vec(prop::collection::vec(prop::sample::select(vec![0, 1, 2, 4, 8, 32, 64]), 0..4), 8),
         types in prop::collection::vec(prop::sample::select(
-            vec![DType::U8, DType::F8_E4M3, DType::F8_E8M0, DType::I32, DType::U32, DType::F32, DType::BF16]), 6),
+            vec![DType::U8, DType::I8, DType::F8_E4M3, DType::F8_E5M2, DType::F8_E8M0, DType::I32, DType::U32, DType::F32,
+                 DType::BF16]), 8),
         config in prop::sample::select(vec![json!({}), bitnet("x"), json!({"quantization_config": {"weight_block_size": [2, 4]}})]),
     ) {
         let entries: Vec<Entry> = names.iter().zip(shapes).zip(types).map(|((name, shape), dtype)| {

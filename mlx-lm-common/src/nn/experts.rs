@@ -1,6 +1,9 @@
 //! The experts of a mixture.
 
-use super::{Form, linear::plain};
+use super::{
+    Form,
+    linear::{plain, with_factor},
+};
 use crate::{
     Result, raw,
     weights::{Matrix, Weights},
@@ -153,7 +156,15 @@ impl SwitchLinear {
             Matrix::Dense(w) => ops::gather_mm(x, w, rows, ids, sorted)?,
             Matrix::Packed(p) => {
                 let biases = p.biases.as_ref();
-                raw::gather_qmm(x, &p.weight, &p.scales, biases, (rows, ids), p.format(), sorted)?
+                // One for each expert, as the bias.
+                let factor = p.factor.as_ref().map(|f| match f.dim(0) {
+                    1 => Ok(f.clone()),
+                    _ => f.take_axis(ids, 0)?.expand_dims(-2),
+                });
+                with_factor(x, factor.transpose()?.as_ref(), |x| {
+                    let to = (rows, ids);
+                    Ok(raw::gather_qmm(x, &p.weight, &p.scales, biases, to, p.format(), sorted)?)
+                })?
             }
         };
         Ok(match &self.bias {

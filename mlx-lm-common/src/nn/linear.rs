@@ -44,9 +44,9 @@ impl Linear {
         let y = match (&self.matrix, &self.bias) {
             (Matrix::Dense(w), Some(b)) => return Ok(ops::addmm(b, x, w.t(), None, None)?),
             (Matrix::Dense(w), None) => return Ok(ops::matmul(x, w.t())?),
-            (Matrix::Packed(p), _) => {
-                raw::quantized_matmul(x, &p.weight, &p.scales, p.biases.as_ref(), true, p.format())?
-            }
+            (Matrix::Packed(p), _) => with_factor(x, p.factor.as_ref(), |x| {
+                Ok(raw::quantized_matmul(x, &p.weight, &p.scales, p.biases.as_ref(), true, p.format())?)
+            })?,
         };
         Ok(match &self.bias {
             Some(b) => y.add(b)?,
@@ -97,7 +97,12 @@ impl Embedding {
             Matrix::Dense(w) => rows(w)?,
             Matrix::Packed(p) => {
                 let biases = p.biases.as_ref().map(rows).transpose()?;
-                raw::dequantize(&rows(&p.weight)?, &rows(&p.scales)?, biases.as_ref(), p.format())?
+                let x = raw::dequantize(&rows(&p.weight)?, &rows(&p.scales)?, biases.as_ref(), p.format())?;
+                match &p.factor {
+                    Some(factor) if factor.size() > 1 => x.multiply(rows(factor)?.expand_dims(-1)?)?,
+                    Some(factor) => x.multiply(factor)?,
+                    None => x,
+                }
             }
         };
         Ok(if x.dtype() == self.compute { x } else { x.as_dtype(self.compute)? })
@@ -168,6 +173,21 @@ impl Projections {
     pub fn linears(&self) -> &[Linear] {
         &self.linears
     }
+}
+
+/// product(x) · factor, in x's type.
+pub(super) fn with_factor(
+    x: &Array,
+    factor: Option<&Array>,
+    product: impl FnOnce(&Array) -> Result<Array>,
+) -> Result<Array> {
+    let Some(factor) = factor else { return product(x) };
+    let y = match x.dtype() {
+        // Codes alone are up to 2688 times larger than what they stand for.
+        Dtype::Float16 => product(&x.as_dtype(Dtype::Float32)?)?,
+        _ => product(x)?,
+    };
+    Ok(y.multiply(factor)?.as_dtype(x.dtype())?)
 }
 
 /// What MLX's own operations want: dense values and scales in the compute type.

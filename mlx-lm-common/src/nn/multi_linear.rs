@@ -1,6 +1,9 @@
 //! A matrix for each head.
 
-use super::{experts::constant, linear::plain};
+use super::{
+    experts::constant,
+    linear::{plain, with_factor},
+};
 use crate::{
     Result, raw,
     weights::{Matrix, Packed, Weights},
@@ -47,6 +50,7 @@ impl MultiLinear {
                 weight: batch(&p.weight)?,
                 scales: batch(&p.scales)?,
                 biases: p.biases.as_ref().map(batch).transpose()?,
+                factor: p.factor.as_ref().map(batch).transpose()?,
                 ..p
             }),
         };
@@ -67,7 +71,15 @@ impl MultiLinear {
         Ok(match &self.matrices {
             Matrices::Dense([weight, swapped]) => ops::matmul(x, if transpose { swapped } else { weight })?,
             Matrices::Packed(p) => {
-                raw::quantized_matmul(x, &p.weight, &p.scales, p.biases.as_ref(), transpose, p.format())?
+                let product = |x: &Array| {
+                    let biases = p.biases.as_ref();
+                    Ok(raw::quantized_matmul(x, &p.weight, &p.scales, biases, transpose, p.format())?)
+                };
+                // [1, H, 1, 1 or rows]
+                match p.factor.as_ref().map(|f| f.expand_dims(-2)).transpose()? {
+                    Some(factor) if !transpose => product(&x.multiply(factor)?.as_dtype(x.dtype())?)?,
+                    factor => with_factor(x, factor.as_ref(), product)?,
+                }
             }
         })
     }
@@ -85,6 +97,11 @@ fn stacked(w: &Weights, heads: i32, rows: i32, columns: i32) -> Result<Matrix> {
             weight: stack(&p.weight)?,
             scales: stack(&p.scales)?,
             biases: p.biases.as_ref().map(stack).transpose()?,
+            factor: match &p.factor {
+                Some(f) if f.size() > 1 => Some(f.reshape(&[heads, rows])?),
+                Some(f) => Some(f.reshape(&[1, 1])?),
+                None => None,
+            },
             ..p
         }),
     })

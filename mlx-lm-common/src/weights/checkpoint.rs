@@ -32,8 +32,11 @@
 //! | [`dequantize`](Checkpoint::dequantize)`(module, columns)` | packed weights become plain values |
 //! | [`stack`](Checkpoint::stack)`(from, to)` | `from.0.x`, `from.1.x` … become one `to.x` |
 
-use super::{Derived, JangConfig, Source, Stored, Tensor, jang::Claims};
-use crate::{Error, Result, gguf::GgufTensor};
+use super::{Derived, Encoding, JangConfig, Kept, Source, Stored, Tensor, jang::Claims};
+use crate::{
+    Error, Result,
+    gguf::{GgufTensor, Kind},
+};
 use mlx_rs::{Dtype, ops};
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -44,6 +47,7 @@ pub struct Checkpoint {
     layout: Option<Layout>,
     claims: Claims,
     remarks: Vec<String>,
+    encodings: BTreeMap<Encoding, usize>,
 }
 
 /// Whose conventions a checkpoint follows, where names and shapes are alike and values are not.
@@ -107,9 +111,23 @@ impl Checkpoint {
         self.remarks.push(what);
     }
 
+    /// How tensors are stored by other toolkits than MLX's, and how many in each way.
+    pub fn encodings(&self) -> impl Iterator<Item = (&Encoding, usize)> {
+        self.encodings.iter().map(|(encoding, count)| (encoding, *count))
+    }
+
+    /// Counts a tensor that is stored in this way.
+    pub(crate) fn note(&mut self, encoding: Encoding) {
+        *self.encodings.entry(encoding).or_default() += 1;
+    }
+
     /// A checkpoint of the tensors of a GGUF file.
     pub(crate) fn of_gguf(tensors: Vec<GgufTensor>) -> Checkpoint {
-        Checkpoint::new(tensors.into_iter().map(|t| (t.name().to_string(), Tensor::Gguf(t))).collect())
+        let notes: Vec<Encoding> = tensors.iter().filter_map(encoding_of).collect();
+        let tensors = tensors.into_iter().map(|t| (t.name().to_string(), Tensor::Gguf(t)));
+        let mut checkpoint = Checkpoint::new(tensors.collect());
+        notes.into_iter().for_each(|encoding| checkpoint.note(encoding));
+        checkpoint
     }
 
     /// Names and tensors, in order of name.
@@ -230,6 +248,19 @@ impl Checkpoint {
     pub(crate) fn names(&self, which: impl Fn(&str) -> bool) -> Vec<String> {
         self.tensors.keys().filter(|name| which(name)).cloned().collect()
     }
+}
+
+/// How a tensor of a GGUF file is stored, unless it holds plain numbers.
+fn encoding_of(t: &GgufTensor) -> Option<Encoding> {
+    let kept = match t.kind() {
+        Kind::Dense { .. } if !t.is_widened() => return None,
+        Kind::Dense { .. } => Kept::Widened(match t.type_name() {
+            "Q2_K" | "Q3_K" | "Q6_K" => "MLX has no groups of 16".into(),
+            _ => "MLX has no such code".into(),
+        }),
+        packed => Kept::Packed(packed.describe()),
+    };
+    Some(Encoding { stored: t.type_name().into(), kept })
 }
 
 /// Equal tensors as one, along a new first axis.

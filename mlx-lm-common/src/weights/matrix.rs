@@ -1,5 +1,6 @@
 //! Matrices as checkpoints store them.
 
+use super::{stored::is_float};
 use crate::{Error, Result, raw::Mode};
 use mlx_rs::{Array, Dtype};
 
@@ -10,6 +11,8 @@ pub enum Matrix {
     Dense(Array),
     /// Quantized values.
     Packed(Packed),
+    //~ Values of turned rows.
+    //~Rotated(Rotated),
 }
 
 /// Quantized values in MLX's layout.
@@ -27,7 +30,13 @@ pub struct Packed {
     pub bits: i32,
     /// What codes mean.
     pub mode: Mode,
+    /// What all values of a matrix, or of each row, are to be multiplied with besides: float32 [.., 1] or [.., out]. MLX's operations
+    /// do not.
+    pub factor: Option<Array>,
 }
+
+/// The largest value of codes and scales together in [`Mode::Nvfp4`], 6 · 448. A global scale is the value that it stands for.
+pub(crate) const NVFP4_MAX: f32 = 2688.0;
 
 impl Packed {
     /// Finds bits, group and mode from the shapes, which the declared `shape` [.., out, in] makes exact: no configuration can
@@ -81,7 +90,33 @@ impl Packed {
                 mode.name()
             ));
         }
-        Ok(Packed { weight, scales, biases, group, bits, mode })
+        Ok(Packed { weight, scales, biases, group, bits, mode, factor: None })
+    }
+
+    /// The same values under a global scale, as MLX defines it for [`Mode::Nvfp4`]: the magnitude that the largest codes stand for. One
+    /// for all of a matrix `shape` [.., out, in], for each matrix of a stack, or for each row.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] in other modes, [`Error::Shape`] for another number of them.
+    pub fn with_global_scale(self, name: &str, shape: &[i32], scale: &Array) -> Result<Packed> {
+        let name = || format!("{name}.global_scale");
+        if self.mode != Mode::Nvfp4 || !is_float(scale.dtype()) {
+            let (found, mode) = (scale.dtype(), self.mode.name());
+            return Err(Error::tensor(name(), format!("holds {found:?} for {mode}; nvfp4 has floats there")));
+        }
+        let rows = &shape[..shape.len().saturating_sub(1)];
+        let stack = &rows[..rows.len().saturating_sub(1)];
+        let each = [stack, &[1]].concat();
+        let found = scale.shape();
+        let shape = match scale.size() {
+            1 => vec![1; rows.len()],
+            _ if found == rows => rows.to_vec(),
+            _ if found == stack || found == each || found == [&each[..], &[1]].concat() => each,
+            _ => return Err(Error::Shape { name: name(), found: found.to_vec(), wanted: stack.to_vec() }),
+        };
+        let factor = scale.as_dtype(Dtype::Float32)?.divide(Array::from_f32(NVFP4_MAX))?.reshape(&shape)?;
+        factor.eval()?;
+        Ok(Packed { factor: Some(factor), ..self })
     }
 
     /// Group, bits and mode, as MLX's quantized operations take them.

@@ -6,11 +6,13 @@
 mod checkpoint;
 mod container;
 mod derived;
+mod encoding;
 mod encodings;
 pub mod header;
 pub mod index;
 mod jang;
 mod matrix;
+mod rotated;
 mod stored;
 mod tensor;
 mod verbs;
@@ -21,8 +23,11 @@ pub use checkpoint::{Checkpoint, Layout};
 pub use container::open;
 pub(crate) use container::open_file;
 pub use derived::{Derived, Source};
+pub use encoding::{Encoding, Kept};
 pub use jang::JangConfig;
+pub(crate) use matrix::NVFP4_MAX;
 pub use matrix::{Matrix, Packed};
+pub use rotated::{Codes, Rotated, Turned};
 pub use stored::{Float8, Runs, Stored};
 pub use tensor::{Loaded, Tensor};
 
@@ -49,6 +54,7 @@ struct Store {
     on_progress: Option<LoadProgress>,
     /// Whether zeros stand in for all tensors.
     is_zero: bool,
+    shared: rotated::Shared,
 }
 
 impl Weights {
@@ -64,6 +70,7 @@ impl Weights {
             done: Cell::new(0),
             on_progress,
             is_zero: false,
+            shared: rotated::Shared::default(),
         })
     }
 
@@ -77,6 +84,7 @@ impl Weights {
             done: Cell::new(0),
             on_progress: None,
             is_zero: true,
+            shared: rotated::Shared::default(),
         })
     }
 
@@ -123,7 +131,8 @@ impl Weights {
         self.has(name).then(|| self.tensor(name, shape)).transpose()
     }
 
-    /// The matrix `weight` of this view [.., out, in]: dense, or packed with its `scales` and `biases`. Everything comes in the
+    /// The matrix `weight` of this view [.., out, in]: dense, or packed with its `scales`, `biases` and
+    /// `global_scale`. Everything comes in the
     /// types that are stored, except that dense floats become `dense` if that is given.
     pub fn matrix(&self, shape: &[i32], dense: Option<Dtype>) -> Result<Matrix> {
         let columns = shape.last().copied().unwrap_or_default();
@@ -133,7 +142,7 @@ impl Weights {
             (checkpoint.widen_single_bits(&self.prefix, columns)?, place)
         };
         let whole = self.take("weight", dense)?;
-        if let Loaded::Packed(_) = whole {
+        if let Loaded::Packed(..) = whole {
             return whole.packed(&self.prefix, shape).map(Matrix::Packed);
         }
         let weight = whole.plain(&self.path("weight"))?;
@@ -142,7 +151,10 @@ impl Weights {
         }
         let part = |name: &str| self.take(name, None)?.plain(&self.path(name));
         let biases = self.has("biases").then(|| part("biases")).transpose()?;
-        let packed = Packed::new(&self.prefix, shape, weight, part("scales")?, biases)?;
+        let mut packed = Packed::new(&self.prefix, shape, weight, part("scales")?, biases)?;
+        if self.has("global_scale") {
+            packed = packed.with_global_scale(&self.prefix, shape, &part("global_scale")?)?;
+        }
         let bits = if single { 1 } else { packed.bits };
         if let Some(place) = place {
             let mut checkpoint = self.store.checkpoint.borrow_mut();

@@ -55,6 +55,15 @@ impl Stored {
         self.part_bytes as u64 * self.parts.len() as u64
     }
 
+    /// The bytes of its first part as they are in the file.
+    pub(super) fn bytes_in_file(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.part_bytes];
+        if let Some((file, offset)) = self.parts.first() {
+            file.read_at(&mut bytes, *offset)?;
+        }
+        Ok(bytes)
+    }
+
     /// Bytes in memory at most, if floats become `compute`.
     pub fn memory_bytes(&self, compute: Dtype) -> usize {
         let converted =

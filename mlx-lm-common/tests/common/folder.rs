@@ -93,7 +93,11 @@ pub(crate) fn matrix(w: &Weights, module: &str, shape: &[i32]) -> Result<Vec<f32
         Matrix::Dense(a) => a,
         Matrix::Packed(p) => {
             let p = p.with_scales_in(Dtype::Float32)?;
-            mlx_lm_common::raw::dequantize(&p.weight, &p.scales, p.biases.as_ref(), p.format())?
+            let codes = mlx_lm_common::raw::dequantize(&p.weight, &p.scales, p.biases.as_ref(), p.format())?;
+            match &p.factor {
+                Some(factor) => codes.multiply(factor.expand_dims(-1)?)?,
+                None => codes,
+            }
         }
     };
     Ok(floats(&dense))

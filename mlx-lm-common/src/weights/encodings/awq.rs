@@ -1,23 +1,19 @@
 //! Activation-aware quantization (arXiv 2306.00978) in AutoAWQ's layout for matrix products: `qweight` [in, out / 8] holds 4-bit
 //! codes q, `qzeros` [groups, out / 8] codes z, `scales` [groups, out] floats s; w = (q - z) · s.
 
-use super::{FLOATS, codes, ending, part, repeats, source};
-use crate::{
-    Error, Result,
-    weights::{Checkpoint, Derived, Tensor},
-};
+use super::{FLOATS, Groups, Integers, Settings, WORDS, codes, ending, part};
+use crate::{Error, Result, weights::Checkpoint};
 use mlx_rs::{Array, Dtype};
+use std::rc::Rc;
 
 /// Where in a word the code of each of eight columns lies.
 const ORDER: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-const WORDS: [Dtype; 2] = [Dtype::Int32, Dtype::Uint32];
-
-pub(super) fn decode(checkpoint: &mut Checkpoint) -> Result<()> {
+pub(super) fn decode(checkpoint: &mut Checkpoint, settings: &Settings) -> Result<()> {
     for stem in ending(checkpoint, ".qweight") {
         let weight = part(checkpoint, format!("{stem}.qweight"), &WORDS, None)?;
         let scales = part(checkpoint, format!("{stem}.scales"), &FLOATS, None)?;
-        let (&[input, words], &[groups, output]) = (weight.1.shape(), scales.1.shape()) else {
+        let (&[input, words], &[count, output]) = (weight.1.shape(), scales.1.shape()) else {
             return Err(Error::tensor(weight.0, format!("{:?} is no shape of a matrix", weight.1.shape())));
         };
         if i64::from(words) * 8 != i64::from(output) || input % 8 != 0 {
@@ -26,31 +22,29 @@ pub(super) fn decode(checkpoint: &mut Checkpoint) -> Result<()> {
             );
             return Err(Error::tensor(weight.0, why));
         }
-        let times = repeats(&scales.0, input, groups)?;
+        let groups = Groups::new(&scales.0, input, count, settings.group_size(), None)?;
         let zeros = format!("{stem}.qzeros");
         let zeros = match checkpoint.contains(&zeros) {
-            true => Some(part(checkpoint, zeros, &WORDS, Some(&[groups, words]))?),
+            true => Some(part(checkpoint, zeros, &WORDS, Some(&[count, words]))?),
             false => None,
         };
-        let packed = Derived::new(vec![source(weight, 1)], vec![output, input / 8], Dtype::Uint32, |x| {
-            codes::pack(&columns(&x[0])?.t(), 4)
+        let zeros = zeros.map(|zeros| -> (_, super::Step) {
+            (zeros, Rc::new(|x: &Array| Ok(columns(x)?.as_dtype(Dtype::Float32)?.t())))
         });
-        // Biases are products, which only float32 holds exactly, and MLX wants both in one type.
-        let turned = move |x: &Array| codes::repeat(&x.as_dtype(Dtype::Float32)?.t(), times);
-        let scales = source(scales, 2);
-        let shape = vec![output, groups * times];
-        let inputs = [Some(scales.clone()), zeros.map(|z| source(z, 1))].into_iter().flatten().collect();
-        let biases = Derived::new(inputs, shape.clone(), Dtype::Float32, move |x| {
-            let zeros = match x.get(1) {
-                Some(zeros) => columns(zeros)?.as_dtype(Dtype::Float32)?,
-                None => Array::from_f32(8.0),
-            };
-            turned(&x[0].as_dtype(Dtype::Float32)?.multiply(zeros)?.negative()?)
-        });
-        let scales = Derived::new(vec![scales], shape, Dtype::Float32, move |x| turned(&x[0]));
-        checkpoint.put(format!("{stem}.weight"), Tensor::Derived(packed))?;
-        checkpoint.put(format!("{stem}.scales"), Tensor::Derived(scales))?;
-        checkpoint.put(format!("{stem}.biases"), Tensor::Derived(biases))?;
+        let integers = Integers {
+            stem,
+            what: "AWQ",
+            bits: 4,
+            shape: [output, input],
+            weight,
+            words: Some(Rc::new(|x| codes::pack(&columns(x)?.t(), 4))),
+            codes: Rc::new(|x| Ok(columns(x)?.t())),
+            scales,
+            lay: Rc::new(|x| Ok(x.t())),
+            zeros,
+            groups,
+        };
+        integers.put(checkpoint)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 use super::{FLOATS, Settings, codes, part, repeats, source};
 use crate::{
     Config, Error, Result,
-    weights::{Checkpoint, Derived, Tensor},
+    weights::{Checkpoint, Derived, Encoding, Kept, Tensor},
 };
 use mlx_rs::{Array, Dtype, ops};
 
@@ -43,6 +43,7 @@ pub(super) fn decode(checkpoint: &mut Checkpoint, config: &Config, settings: &Se
         let scale = source(scale, 2);
         let biases = Derived::new(vec![scale.clone()], shape.clone(), dtype, move |x| all(&x[0], -1.0));
         let scales = Derived::new(vec![scale], shape, dtype, move |x| all(&x[0], 1.0));
+        checkpoint.note(Encoding { stored: "ternary".into(), kept: Kept::Packed("affine 2-bit".into()) });
         checkpoint.put(format!("{stem}.weight"), Tensor::Derived(packed))?;
         checkpoint.put(format!("{stem}.scales"), Tensor::Derived(scales))?;
         checkpoint.put(format!("{stem}.biases"), Tensor::Derived(biases))?;

@@ -1,6 +1,10 @@
 //! Small integers in bytes and words, and 8-bit floats.
 
-use crate::Result;
+use crate::{
+    Error, Result,
+    raw::{Mode, size_of},
+    weights::Tensor,
+};
 use mlx_rs::{Array, Dtype, ops};
 
 /// Every `bits` of the bytes `x`, lowest first: as many arrays like `x` as codes fit into a byte.
@@ -15,6 +19,33 @@ pub(super) fn unpack(x: &Array, bits: u32) -> Result<Array> {
     let codes = ops::stack(&planes(&bytes, bits)?, -1)?;
     let columns = bytes.dim(-1).saturating_mul((8 / bits) as i32);
     Ok(codes.reshape(&with_last(&bytes, columns))?)
+}
+
+/// The codes of `bits` in 32-bit words [n, words], lowest first and across words: [n, codes].
+pub(super) fn numbers(words: &Array, bits: u32) -> Result<Array> {
+    if 8 % bits == 0 {
+        return unpack(words, bits);
+    }
+    // MLX packs like that: 32 codes in as many words as a code has bits.
+    let shape = [words.dim(0), words.dim(1) / bits as i32];
+    let [ones, zeros] = [1.0, 0.0].map(|n: f32| ops::broadcast_to(Array::from_f32(n), &shape));
+    Ok(crate::raw::dequantize(words, &ones?, Some(&zeros?), (32, bits as i32, Mode::Affine))?)
+}
+
+/// The tensor `name` of words, or of bytes in rows of whole words, as MLX's words.
+pub(super) fn as_words(name: &str, tensor: Tensor) -> Result<Tensor> {
+    let Tensor::Plain(mut stored) = tensor else {
+        return Err(Error::tensor(name, "must be stored as it is"));
+    };
+    if size_of(stored.dtype) == 1 {
+        match stored.shape.last_mut() {
+            Some(bytes) if *bytes % 4 == 0 => *bytes /= 4,
+            _ => return Err(Error::tensor(name, "has rows that are no whole number of 32-bit words")),
+        }
+    }
+    stored.dtype = Dtype::Uint32;
+    stored.float8 = None;
+    Ok(Tensor::Plain(stored))
 }
 
 /// Codes of `bits`, one in a byte, [.., n], as words [.., n · bits / 32] in MLX's order.
@@ -32,12 +63,22 @@ pub(super) fn e4m3(x: &Array) -> Result<Array> {
     let magnitude = x.remainder(word(128))?.multiply(word(1 << 7))?;
     let sign = x.floor_divide(word(128))?.multiply(word(1 << 15))?;
     let half = magnitude.add(sign)?.view_dtype(Dtype::Float16)?;
-    Ok(half.as_dtype(Dtype::Float32)?.multiply(Array::from_f32(256.0))?)
+    let values = half.as_dtype(Dtype::Float32)?.multiply(Array::from_f32(256.0))?;
+    let nan = x.remainder(word(128))?.eq(word(127))?;
+    Ok(ops::select(nan, Array::from_f32(f32::NAN), values)?)
+}
+
+/// Floats with 5 bits of exponent and 2 of mantissa, in float32: the upper halves of float16.
+pub(super) fn e5m2(x: &Array) -> Result<Array> {
+    let half = x.as_dtype(Dtype::Uint16)?.multiply(word(1 << 8))?.view_dtype(Dtype::Float16)?;
+    Ok(half.as_dtype(Dtype::Float32)?)
 }
 
 /// Powers of two, from their biased exponent.
 pub(super) fn e8m0(x: &Array) -> Result<Array> {
     let bits = x.as_dtype(Dtype::Uint32)?.multiply(Array::from_slice(&[1u32 << 23], &[]))?;
+    // The smallest is half the smallest normal one.
+    let bits = ops::maximum(bits, Array::from_slice(&[1u32 << 22], &[]))?;
     Ok(bits.view_dtype(Dtype::Float32)?)
 }
 

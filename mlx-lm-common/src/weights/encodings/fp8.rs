@@ -1,19 +1,16 @@
 //! 8-bit floats with a scale for the whole tensor, for each expert, row or column, or for each block of a grid: `x_scale_inv` or
-//! `x_scale` beside `x`. They become plain floats: w = q · s, in float32.
+//! `x_scale` beside `x`. They become plain floats: w = q · s, in float32. Those whose scales are powers of two that whole runs of 32
+//! columns share are MLX's mxfp8, and stay packed.
 
 use super::{FLOATS, Settings, codes, part, source};
 use crate::{
     Error, Result,
-    weights::{Checkpoint, Derived, Float8, Tensor},
+    weights::{Checkpoint, Derived, Encoding, Float8, Kept, Tensor},
 };
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, ops};
 
 /// What blocks are where nobody says it.
 const BLOCK: [i32; 2] = [128, 128];
-
-/// Scales of activations, and of caches, which are not quantized here.
-const UNUSED: [&str; 6] =
-    ["activation_scale", ".input_scale", ".input_scale_ub", ".output_scale", ".k_scale", ".v_scale"];
 
 pub(super) fn decode(checkpoint: &mut Checkpoint, settings: &Settings) -> Result<()> {
     let block = settings.block()?;
@@ -31,9 +28,7 @@ pub(super) fn decode(checkpoint: &mut Checkpoint, settings: &Settings) -> Result
         .collect();
     for name in &weights {
         let weight = part(checkpoint, name.clone(), &[Dtype::Uint8], None)?;
-        if of(&weight.1) == Some(Float8::E5m2) {
-            return Err(Error::tensor(name, "8-bit floats with 5 bits of exponent are not supported"));
-        }
+        let short = of(&weight.1) == Some(Float8::E5m2);
         let scale = [format!("{name}_scale_inv"), format!("{name}_scale")].into_iter();
         let Some(scale) = scale.clone().find(|s| checkpoint.contains(s)).or_else(|| scale.last()) else {
             continue;
@@ -44,22 +39,42 @@ pub(super) fn decode(checkpoint: &mut Checkpoint, settings: &Settings) -> Result
             return Err(Error::tensor(scale.0, "scales that are 8-bit floats themselves are not supported"));
         }
         let shape = weight.1.shape().to_vec();
-        let Some(layout) = Layout::of(&shape, scale.1.shape(), block) else {
+        let grid = match *scale.1.shape() {
+            // ModelOpt's blocks.
+            [down, 1, across, 1] if shape.len() == 2 => vec![down, across],
+            ref shape => shape.to_vec(),
+        };
+        let Some(layout) = Layout::of(&shape, &grid, block) else {
             let (found, shown) = (scale.1.shape(), block.unwrap_or(BLOCK));
             let why = format!(
                 "scales {found:?} fit no blocks of {shown:?} in {shape:?}, nor whole rows, columns or tensors"
             );
             return Err(Error::tensor(scale.0, why));
         };
+        let stored =
+            format!("{} 8-bit floats, {}", if short { "e5m2" } else { "e4m3" }, layout.in_words(&shape));
+        if let ([.., columns], true) = (&shape[..], exponents && !short && layout.is_in_runs_of_32(&shape)) {
+            let module = name.strip_suffix(".weight").unwrap_or(name);
+            let groups = [&shape[..shape.len() - 1], &[columns / 32]].concat();
+            let scales = Derived::new(vec![source(scale, 1)], groups, Dtype::Uint8, move |x| {
+                let every = Array::arange::<_, i32>(None, shape[shape.len() - 1], 32)?;
+                let all = layout.spread(&x[0].reshape(&grid)?, &shape)?;
+                Ok(ops::broadcast_to(all, &shape)?.take_axis(every, -1)?)
+            });
+            checkpoint.put(format!("{module}.weight"), codes::as_words(name, weight.1)?)?;
+            checkpoint.put(format!("{module}.scales"), Tensor::Derived(scales))?;
+            checkpoint.note(Encoding { stored, kept: Kept::Packed("mxfp8".into()) });
+            continue;
+        }
+        let why = "MLX has 8-bit floats with powers of two for groups of 32 alone".into();
+        checkpoint.note(Encoding { stored, kept: Kept::Widened(why) });
         let inputs = vec![source(weight, 1), source(scale, 1)];
         let floats = Derived::new(inputs, shape.clone(), Dtype::Float32, move |x| {
             let scale = if exponents { codes::e8m0(&x[1])? } else { x[1].as_dtype(Dtype::Float32)? };
-            Ok(codes::e4m3(&x[0])?.multiply(layout.spread(&scale, &shape)?)?)
+            let values = if short { codes::e5m2(&x[0])? } else { codes::e4m3(&x[0])? };
+            Ok(values.multiply(layout.spread(&scale.reshape(&grid)?, &shape)?)?)
         });
         checkpoint.put(name.clone(), Tensor::Derived(floats.with_float_type(None)))?;
-    }
-    if !weights.is_empty() {
-        checkpoint.ignore(|name| UNUSED.iter().any(|suffix| name.ends_with(suffix)));
     }
     Ok(())
 }
@@ -108,6 +123,28 @@ impl Layout {
             return Some(Layout::Blocks(BLOCK));
         }
         (rows % down == 0 && columns % across == 0).then(|| Layout::Blocks([rows / down, columns / across]))
+    }
+
+    /// Whether each run of 32 columns of a weight of this shape has one scale.
+    fn is_in_runs_of_32(&self, shape: &[i32]) -> bool {
+        let [.., columns] = *shape else { return false };
+        let alone = match self {
+            Layout::Broadcast(shape) => shape.last().is_none_or(|n| *n == 1),
+            Layout::Blocks([_, across]) => across % 32 == 0,
+        };
+        shape.len() > 1 && columns > 0 && columns % 32 == 0 && alone
+    }
+
+    fn in_words(&self, shape: &[i32]) -> String {
+        match self {
+            Layout::Blocks([down, across]) => format!("blocks of {down} x {across}"),
+            Layout::Broadcast(scale) if scale.is_empty() => "one scale".into(),
+            Layout::Broadcast(scale) if scale.last() == shape.last() => "a scale for each column".into(),
+            Layout::Broadcast(scale) if shape.len() == 3 && scale.get(1) == Some(&1) => {
+                "a scale for each expert".into()
+            }
+            Layout::Broadcast(_) => "a scale for each row".into(),
+        }
     }
 
     /// The scales so that they can be multiplied with a weight of this shape.

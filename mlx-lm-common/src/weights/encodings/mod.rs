@@ -1,5 +1,5 @@
 //! Encodings of other toolkits, decoded before an architecture sees a name: 8-bit floats become plain floats, packed codes
-//! become MLX's, with the same values.
+//! become MLX's where it has such codes, with the same values. [`Checkpoint::encodings`] tells what was found.
 //!
 //! What a tensor is shows in the tensors themselves. `quantization_config` only tells what they cannot: that somebody uses an
 //! encoding which is not known here, how large blocks are, whether a scale multiplies or divides.
@@ -8,12 +8,15 @@ mod awq;
 mod bitnet;
 mod codes;
 mod compressed;
+mod float4;
 mod fp8;
-mod mxfp4;
+mod gptq;
+mod integers;
 mod settings;
 
 use super::{Checkpoint, Source, Tensor};
 use crate::{Config, Error, Result};
+use integers::{Groups, Integers, Step};
 use mlx_rs::Dtype;
 use settings::Settings;
 use std::rc::Rc;
@@ -25,12 +28,34 @@ use std::rc::Rc;
 /// tensors that do not belong together.
 pub(super) fn decode(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
     let settings = Settings::read(config)?;
-    mxfp4::decode(checkpoint)?;
-    awq::decode(checkpoint)?;
-    compressed::decode(checkpoint)?;
+    if let Some(name) = ending(checkpoint, ".pre_quant_scale").first() {
+        let why = "inputs that are scaled before a matrix are not supported";
+        return Err(Error::tensor(format!("{name}.pre_quant_scale"), why));
+    }
+    float4::decode(checkpoint)?;
+    gptq::decode(checkpoint, &settings)?;
+    awq::decode(checkpoint, &settings)?;
+    compressed::decode(checkpoint, &settings)?;
     bitnet::decode(checkpoint, config, &settings)?;
-    fp8::decode(checkpoint, &settings)
+    fp8::decode(checkpoint, &settings)?;
+    if checkpoint.encodings().next().is_some() {
+        checkpoint.ignore(|name| UNUSED.iter().any(|suffix| name.ends_with(suffix)));
+    }
+    Ok(())
 }
+
+/// Scales of activations, and of caches, which are not quantized here.
+const UNUSED: [&str; 9] = [
+    "activation_scale",
+    ".input_scale",
+    "_input_scale",
+    ".input_scale_ub",
+    ".input_zero_point",
+    ".input_global_scale",
+    ".output_scale",
+    ".k_scale",
+    ".v_scale",
+];
 
 /// The tensors whose name ends in `suffix`, and what comes before it.
 fn ending(checkpoint: &Checkpoint, suffix: &str) -> Vec<String> {
@@ -71,5 +96,31 @@ fn repeats(name: &str, columns: i32, groups: i32) -> Result<i32> {
         Error::tensor(name, why)
     })
 }
+
+/// The integers of the tensor `name`, if it is there: so many, of one of these types.
+fn listed(
+    checkpoint: &mut Checkpoint,
+    name: String,
+    types: &[Dtype],
+    count: i32,
+) -> Result<Option<(String, Vec<i64>)>> {
+    if !checkpoint.contains(&name) {
+        return Ok(None);
+    }
+    let (name, tensor) = part(checkpoint, name, types, Some(&[count]))?;
+    let Tensor::Plain(stored) = &tensor else {
+        return Err(Error::tensor(name, "must be stored as it is"));
+    };
+    let bytes = stored.bytes_in_file()?;
+    let values = match stored.dtype {
+        Dtype::Int64 => bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+        _ => bytes.as_chunks().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))).collect(),
+    };
+    Ok(Some((name, values)))
+}
+
+const INTS: [Dtype; 2] = [Dtype::Int32, Dtype::Int64];
+
+const WORDS: [Dtype; 2] = [Dtype::Int32, Dtype::Uint32];
 
 const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];

@@ -6,8 +6,21 @@ use std::collections::BTreeMap;
 
 const KEY: &str = "quantization_config";
 
-const SUPPORTED: &str = "fp8, mxfp4, mxfp8, awq (4 bits, gemm), compressed-tensors (symmetric 4-bit integers, 8-bit floats), \
-                         modelopt (FP8), bitnet, or MLX's own quantization";
+const SUPPORTED: &str = "fp8, mxfp4, mxfp8, awq (4 bits, gemm), gptq, compressed-tensors, modelopt (FP8, NVFP4), bitnet, or MLX's \
+                         own quantization";
+
+/// Algorithms of ModelOpt whose tensors tell all.
+const ALGORITHMS: [&str; 9] = [
+    "FP8",
+    "FP8_PER_CHANNEL_PER_TOKEN",
+    "FP8_PB_WO",
+    "NVFP4",
+    "NVFP4_AWQ",
+    "W4A16_NVFP4",
+    "MXFP4",
+    "MXFP8",
+    "MIXED_PRECISION",
+];
 
 /// What architectures need not know.
 #[derive(Default, Deserialize)]
@@ -15,7 +28,10 @@ const SUPPORTED: &str = "fp8, mxfp4, mxfp8, awq (4 bits, gemm), compressed-tenso
 pub(super) struct Settings {
     quant_method: Option<String>,
     bits: Option<i64>,
+    group_size: Option<i64>,
     version: Option<String>,
+    checkpoint_format: Option<String>,
+    pack_dtype: Option<String>,
     format: Option<String>,
     config_groups: Option<BTreeMap<String, Group>>,
     quant_algo: Option<String>,
@@ -29,12 +45,13 @@ pub(super) struct Settings {
 #[derive(Deserialize)]
 struct Group {
     weights: Option<GroupWeights>,
+    format: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct GroupWeights {
     num_bits: Option<i64>,
-    symmetric: Option<bool>,
+    group_size: Option<i64>,
     #[serde(rename = "type")]
     kind: Option<String>,
 }
@@ -64,16 +81,25 @@ impl Settings {
             Err(Error::config(format!("{KEY}.{key}"), found.to_string(), wanted))
         };
         let nested = self.quantization.as_ref().and_then(|q| q.quant_algo.as_ref());
-        if let Some(algo) = self.quant_algo.as_ref().or(nested).filter(|a| *a != "FP8") {
-            return bad("quant_algo", algo, "FP8");
+        if let Some(algo) = self.quant_algo.as_ref().or(nested).filter(|a| !ALGORITHMS.contains(&a.as_str()))
+        {
+            return bad("quant_algo", algo, &ALGORITHMS.join(", "));
         }
         match self.quant_method.as_deref() {
-            None | Some("fp8" | "fbgemm_fp8" | "mxfp4" | "mxfp8" | "modelopt") => Ok(()),
+            None | Some("fp8" | "fbgemm_fp8" | "mxfp4" | "mxfp8" | "modelopt" | "modelopt_fp4") => Ok(()),
             Some("awq") => match (self.bits, self.version.as_deref()) {
                 (Some(bits), _) if bits != 4 => bad("bits", &bits, "4"),
                 (_, Some(version)) if !version.eq_ignore_ascii_case("gemm") => {
                     bad("version", &version, "gemm")
                 }
+                _ => Ok(()),
+            },
+            Some("gptq") => match (self.bits, self.gptq_format(), self.pack_dtype.as_deref()) {
+                (Some(bits), ..) if ![2, 3, 4, 8].contains(&bits) => bad("bits", &bits, "2, 3, 4 or 8"),
+                (_, Some(format), _) if !matches!(format, "gptq" | "gptq_v2") => {
+                    bad("checkpoint_format", &format, "gptq or gptq_v2")
+                }
+                (.., Some(dtype)) if dtype != "int32" => bad("pack_dtype", &dtype, "int32"),
                 _ => Ok(()),
             },
             Some("compressed-tensors") => self.check_compressed(),
@@ -89,27 +115,66 @@ impl Settings {
         let bad = |key: String, found: String, wanted: &str| {
             Err(Error::config(format!("{KEY}.{key}"), found, wanted))
         };
-        const FORMATS: &str = "pack-quantized, float-quantized or naive-quantized";
-        let integers = match self.format.as_deref() {
-            None | Some("pack-quantized") => true,
-            Some("float-quantized" | "naive-quantized") => false,
-            Some(other) => return bad("format".into(), other.into(), FORMATS),
-        };
-        for (name, group) in self.config_groups.iter().flatten() {
-            let Some(weights) = &group.weights else { continue };
+        const FORMATS: &str = "pack-quantized, int-quantized, float-quantized, naive-quantized, nvfp4-pack-quantized, \
+                               mxfp4-pack-quantized, mxfp8-quantized, mixed-precision or dense";
+        let none = String::new();
+        let groups = self.config_groups.iter().flatten().map(|(name, group)| (name, Some(group)));
+        for (name, group) in groups.chain([(&none, None)]) {
+            let own = group.and_then(|group| group.format.as_deref());
+            let format = own.or(self.format.as_deref());
+            // Bits, and what has them.
+            let (sizes, kind): (&[i64], _) = match format {
+                None | Some("pack-quantized") => (&[2, 4, 8], "int"),
+                Some("int-quantized") => (&[8], "int"),
+                Some("float-quantized" | "mxfp8-quantized") => (&[8], "float"),
+                Some("nvfp4-pack-quantized" | "mxfp4-pack-quantized") => (&[4], "float"),
+                Some("naive-quantized" | "mixed-precision" | "dense") => continue,
+                Some(other) => {
+                    let key =
+                        if own.is_some() { format!("config_groups.{name}.format") } else { "format".into() };
+                    return bad(key, other.into(), FORMATS);
+                }
+            };
+            let Some(weights) = group.and_then(|group| group.weights.as_ref()) else { continue };
             let key = |key: &str| format!("config_groups.{name}.weights.{key}");
-            match (weights.kind.as_deref(), weights.num_bits, weights.symmetric) {
-                (_, Some(bits), _) if bits != if integers { 4 } else { 8 } => {
-                    return bad(key("num_bits"), bits.to_string(), if integers { "4" } else { "8" });
+            match (weights.kind.as_deref(), weights.num_bits) {
+                (Some(found), _) if found != kind => return bad(key("type"), found.into(), kind),
+                (_, Some(bits)) if !sizes.contains(&bits) => {
+                    let wanted: Vec<String> = sizes.iter().map(i64::to_string).collect();
+                    return bad(key("num_bits"), bits.to_string(), &wanted.join(" or "));
                 }
-                (Some(kind), ..) if kind != if integers { "int" } else { "float" } => {
-                    return bad(key("type"), kind.into(), if integers { "int" } else { "float" });
-                }
-                (_, _, Some(false)) => return bad(key("symmetric"), "false".into(), "true"),
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// How GPTQ's toolkits say what zero points mean.
+    fn gptq_format(&self) -> Option<&str> {
+        self.checkpoint_format.as_deref().or(self.format.as_deref())
+    }
+
+    /// Whether GPTQ's zero points are stored as they are, and not less one.
+    pub(super) fn is_gptq_v2(&self) -> bool {
+        self.gptq_format() == Some("gptq_v2")
+    }
+
+    /// Bits of all codes, where tensors do not tell.
+    pub(super) fn bits(&self) -> Option<i64> {
+        self.bits.or_else(|| self.alike(|weights| weights.num_bits))
+    }
+
+    /// Columns of all groups, where tensors do not tell.
+    pub(super) fn group_size(&self) -> Option<i64> {
+        self.group_size.or_else(|| self.alike(|weights| weights.group_size))
+    }
+
+    /// What all groups of layers have in common.
+    fn alike(&self, of: impl Fn(&GroupWeights) -> Option<i64>) -> Option<i64> {
+        let all = self.config_groups.iter().flatten().filter_map(|(_, group)| of(group.weights.as_ref()?));
+        let mut all: Vec<i64> = all.collect();
+        all.dedup();
+        if let [one] = all[..] { Some(one) } else { None }
     }
 
     /// Whether bytes with a scale are said to be ternary codes.

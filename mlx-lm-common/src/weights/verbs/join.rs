@@ -1,6 +1,6 @@
 //! Modules, put together.
 
-use super::{Part, members};
+use super::{Part, members, rows_of};
 use crate::{
     Error, Result,
     weights::{Checkpoint, Derived, Source, Tensor},
@@ -21,13 +21,39 @@ impl Checkpoint {
                 let tensor = self.take(&name).ok_or_else(|| Error::MissingTensor(name.clone()))?;
                 parts.push((name, tensor));
             }
+            if member.part == Part::GlobalScale {
+                // Names come in order: the weights are still there.
+                for (module, part) in from.iter().zip(&mut parts) {
+                    let rows = rows_of(self, &member, module).unwrap_or_default().to_vec();
+                    *part = (part.0.clone(), by_row(part, rows)?);
+                }
+            }
             let to = member.of(to);
-            let from_last = if member.part == Part::Bias { 1 } else { 2 };
+            let from_last =
+                if matches!(member.part, Part::Bias | Part::GlobalScale | Part::CodeBits) { 1 } else { 2 };
             let whole = follow(&to, parts, from_last)?;
             self.put(to, whole)?;
         }
         Ok(())
     }
+}
+
+/// A global scale of a whole matrix, or of each of a stack, as one for each of its `rows` [.., out].
+fn by_row((name, scale): &(String, Tensor), rows: Vec<i32>) -> Result<Tensor> {
+    let dtype =
+        scale.dtype().ok_or_else(|| Error::tensor(name, "is quantized, but must hold plain values"))?;
+    let count: i64 = scale.shape().iter().map(|n| i64::from(*n)).product();
+    let each = match rows.split_last() {
+        _ if scale.shape() == rows => rows.clone(),
+        _ if count == 1 => vec![1; rows.len()],
+        Some((_, stack)) if count == stack.iter().map(|n| i64::from(*n)).product::<i64>() => {
+            [stack, &[1]].concat()
+        }
+        _ => return Err(Error::Shape { name: name.clone(), found: scale.shape().to_vec(), wanted: rows }),
+    };
+    let shape = rows.clone();
+    let spread = move |x: &[mlx_rs::Array]| Ok(ops::broadcast_to(x[0].reshape(&each)?, &rows)?);
+    Ok(Tensor::Derived(Derived::new(vec![Source::new(name, scale.clone(), 1)], shape, dtype, spread)))
 }
 
 /// Tensors that follow one another along an axis, counted from the end.

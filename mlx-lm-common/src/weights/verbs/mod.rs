@@ -15,6 +15,10 @@ enum Part {
     Scales,
     Biases,
     Bias,
+    /// One for all of a matrix, or for each of a stack, or for each row.
+    GlobalScale,
+    /// How many bits the codes of `weight` have, of JANGTQ: the same for every row.
+    CodeBits,
 }
 
 impl Part {
@@ -25,6 +29,8 @@ impl Part {
             Part::Scales => ".scales",
             Part::Biases => ".biases",
             Part::Bias => ".bias",
+            Part::GlobalScale => ".global_scale",
+            Part::CodeBits => ".tq_bits",
         }
     }
 }
@@ -46,7 +52,8 @@ impl Member {
 /// What belongs to the modules whose path ends in `module`.
 fn members(checkpoint: &Checkpoint, module: &str) -> Vec<Member> {
     let member = |name: &str| {
-        let parts = [Part::Weight, Part::Scales, Part::Biases, Part::Bias].map(|p| (p.suffix(), p));
+        let parts = [Part::Weight, Part::Scales, Part::Biases, Part::Bias, Part::GlobalScale, Part::CodeBits];
+        let parts = parts.map(|p| (p.suffix(), p));
         // Stacked experts are published as plain parameters.
         let parts = parts.into_iter().chain([("_bias", Part::Bias), ("", Part::Weight)]);
         parts.into_iter().find_map(|(suffix, part)| {
@@ -56,6 +63,12 @@ fn members(checkpoint: &Checkpoint, module: &str) -> Vec<Member> {
         })
     };
     checkpoint.iter().filter_map(|(name, _)| member(name)).collect()
+}
+
+/// The shape [.., out] of the rows of the weight that `member` of `module` belongs to.
+fn rows_of<'a>(checkpoint: &'a Checkpoint, member: &Member, module: &str) -> Option<&'a [i32]> {
+    let weight = format!("{}{module}{}", member.head, Part::Weight.suffix());
+    checkpoint.get(&weight)?.shape().split_last().map(|(_, rows)| rows)
 }
 
 impl Checkpoint {

@@ -1,6 +1,6 @@
 //! Fused modules, taken apart.
 
-use super::{Part, members};
+use super::{Part, members, rows_of};
 use crate::{
     Error, Result,
     weights::{Checkpoint, Derived, Source, Tensor},
@@ -23,6 +23,12 @@ impl Checkpoint {
         let group = group.filter(|group| *group > 0 && parts.iter().all(|(_, size)| *size > 0));
         for member in members(self, module) {
             let Some(tensor) = self.take(&member.name) else { continue };
+            // Names come in order: the weight is still there.
+            let whole = |c: &Checkpoint| rows_of(c, &member, module) != Some(tensor.shape());
+            if member.part == Part::CodeBits || member.part == Part::GlobalScale && whole(self) {
+                parts.iter().try_for_each(|(to, _)| self.put(member.of(to), tensor.clone()))?;
+                continue;
+            }
             let bad = |why: String| Error::tensor(&member.name, why);
             let shape = tensor.shape().to_vec();
             let packed = member.part != Part::Bias
@@ -30,7 +36,7 @@ impl Checkpoint {
             if packed && axis == -1 {
                 return Err(bad("is packed along the axis that it would be split on".into()));
             }
-            let from_last = if member.part == Part::Bias { -1 } else { axis };
+            let from_last = if matches!(member.part, Part::Bias | Part::GlobalScale) { -1 } else { axis };
             let axis = usize::try_from(shape.len() as i64 + i64::from(from_last));
             let Some(axis) = axis.ok().filter(|a| *a < shape.len()) else {
                 return Err(bad(format!("has no axis {from_last}: its shape is {shape:?}")));
@@ -45,8 +51,13 @@ impl Checkpoint {
             let source = Source::new(&member.name, tensor, parts.len());
             let mut start = 0;
             for (to, size) in parts {
-                let part = cut(&source, axis, group, start, *size)
-                    .ok_or_else(|| bad("is quantized in blocks that cannot be split".into()))?;
+                let part = match source.tensor() {
+                    Tensor::Gguf(t) if axis + 1 < shape.len() || axis == 0 => {
+                        Tensor::Gguf(t.cut(axis, group, start, *size)?)
+                    }
+                    _ => cut(&source, axis, group, start, *size)
+                        .ok_or_else(|| bad("is quantized in blocks that cannot be split".into()))?,
+                };
                 self.put(member.of(to), part)?;
                 start += size;
             }

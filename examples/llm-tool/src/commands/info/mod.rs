@@ -77,7 +77,7 @@ impl Info {
         let (config, mut checkpoint) = weights::open(&path)?;
         let registry = registry();
         let architecture = registry.get(&config.model_type)?;
-        (architecture.remap)(&mut checkpoint, &config)?;
+        architecture.rewrite(&mut checkpoint, &config)?;
         let stored = checkpoint.float_type().unwrap_or(Dtype::Float32);
         let (device, dtype) = (arguments.policy.device()?, arguments.policy.dtype());
         let backend = Backend::new(device, dtype, stored, true);
@@ -173,7 +173,7 @@ impl Info {
 /// Bits that each value of a model takes in its files.
 pub(crate) fn bits_per_weight(path: &Path) -> Result<f64> {
     let (config, mut checkpoint) = weights::open(path)?;
-    (registry().get(&config.model_type)?.remap)(&mut checkpoint, &config)?;
+    registry().get(&config.model_type)?.rewrite(&mut checkpoint, &config)?;
     Ok(Tally::of(&checkpoint, &config)?.total().bits_per_weight())
 }
 
