@@ -1,5 +1,6 @@
 //! Compares token ids with llama.cpp's for the vocabularies of a folder: `NAME.gguf` with texts in `NAME.gguf.inp` and their ids in
-//! `NAME.gguf.out`, as llama.cpp publishes them. Fails if one differs.
+//! `NAME.gguf.out`, as llama.cpp publishes them; for those without, what llama.cpp made of other texts is in `tests/fixtures/llama_cpp`.
+//! Fails if one differs, or has nothing to compare with.
 //!
 //!     cargo run --release -p mlx-lm-tokenizers --example vocab_check -- FOLDER
 
@@ -7,7 +8,14 @@
 
 use mlx_lm_common::{Error, Tokenizer, gguf::Gguf};
 use mlx_lm_tokenizers::AutoTokenizer;
-use std::{fs, path::Path, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Texts, and ids by the name of the vocabulary.
+const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/llama_cpp");
 
 const BETWEEN_TEXTS: &str = "\n__ggml_vocab_test__\n";
 
@@ -27,7 +35,7 @@ fn main() -> ExitCode {
     let rows = match files(Path::new(&folder)) {
         Ok(files) if !files.is_empty() => files.iter().map(|file| check(file)).collect::<Vec<_>>(),
         Ok(_) => {
-            eprintln!("{folder}: no vocabulary with a .inp and a .out file");
+            eprintln!("{folder}: no vocabulary");
             return ExitCode::FAILURE;
         }
         Err(e) => {
@@ -44,22 +52,25 @@ fn main() -> ExitCode {
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn files(folder: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "gguf")
-            && beside(&path, "inp").is_file()
-            && beside(&path, "out").is_file()
-        {
-            files.push(path);
-        }
-    }
+fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let files = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    let mut files: Vec<_> =
+        files.into_iter().filter(|path| path.extension().is_some_and(|e| e == "gguf")).collect();
     files.sort();
     Ok(files)
 }
 
-fn beside(file: &Path, extension: &str) -> std::path::PathBuf {
+/// The texts for a vocabulary, and their ids.
+fn expectations(path: &Path) -> (PathBuf, PathBuf) {
+    let (texts, ids) = (beside(path, "inp"), beside(path, "out"));
+    if ids.is_file() {
+        return (texts, ids);
+    }
+    let recorded = Path::new(RECORDED);
+    (recorded.join("texts.inp"), recorded.join(ids.file_name().unwrap_or_default()))
+}
+
+fn beside(file: &Path, extension: &str) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
     path.push(".");
     path.push(extension);
@@ -80,19 +91,14 @@ fn compare(path: &Path, row: &mut Row) -> Result<(), Error> {
     let model = metadata.str("tokenizer.ggml.model")?;
     row.kind =
         if model == "gpt2" { metadata.str("tokenizer.ggml.pre").unwrap_or("default") } else { model }.into();
-    let read = |extension| {
-        let path = beside(path, extension);
-        fs::read_to_string(&path).map_err(|e| Error::io(path, e))
-    };
-    let (texts, ids) = (read("inp")?, read("out")?);
+    let read = |path: &Path| fs::read_to_string(path).map_err(|e| Error::io(path, e));
+    let (texts_at, ids_at) = expectations(path);
+    let (texts, ids) = (read(&texts_at)?, read(&ids_at)?);
     let texts: Vec<&str> = texts.strip_suffix(BETWEEN_TEXTS).unwrap_or(&texts).split(BETWEEN_TEXTS).collect();
     let ids: Vec<&str> = ids.lines().collect();
     row.texts = texts.len();
     if ids.len() != texts.len() {
-        return Err(Error::file(
-            beside(path, "out"),
-            format!("{} lines for {} texts", ids.len(), texts.len()),
-        ));
+        return Err(Error::file(ids_at, format!("{} lines for {} texts", ids.len(), texts.len())));
     }
     let tokenizer = AutoTokenizer::load(path)?;
     for (text, wanted) in texts.iter().zip(ids) {

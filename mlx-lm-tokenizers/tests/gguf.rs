@@ -199,6 +199,30 @@ fn kinds_of_words() {
 }
 
 #[test]
+fn of_unigrams_the_likeliest_text_wins() {
+    let vocabulary =
+        [("▁", -4.0), ("a", -3.0), ("b", -3.0), ("ab", -4.0), ("▁a", -3.5), ("▁ab", -9.0), ("b▁", -1.0)];
+    let mut file = spm(&vocabulary, &["<x>"]);
+    file = file
+        .with("tokenizer.ggml.model", V::Str("t5".into()))
+        .with("tokenizer.ggml.unknown_token_id", V::U32(0));
+    file = file.with("tokenizer.ggml.eos_token_id", V::U32(2));
+    let file = file.with("tokenizer.ggml.remove_extra_whitespaces", V::Bool(true));
+    let tokenizer = load(&file);
+    // ▁a·b (-6.5) beats ▁·ab (-8) and ▁ab (-9); runs of what is unknown are one token.
+    assert_eq!(pieces(&tokenizer, "ab"), ["▁a", "b"]);
+    assert_eq!(pieces(&tokenizer, "  ab   a "), ["▁a", "b▁", "a"]);
+    assert_eq!(pieces(&tokenizer, "a語語<x>b"), ["▁a", "<unk>", "<x>", "▁", "b"]);
+    assert_eq!(tokenizer.encode("a", true).unwrap().last(), Some(&2));
+    assert_eq!(tokenizer.decode(&tokenizer.encode("ab a", false).unwrap(), true).unwrap(), "ab a");
+    for (bytes, wanted) in [(vec![], "map of characters"), (vec![255; 9], "map of characters")] {
+        let broken = file.with("tokenizer.ggml.precompiled_charsmap", V::Bytes(bytes));
+        let found = try_load(&broken).unwrap_err().to_string();
+        assert!(found.contains(wanted), "{found}");
+    }
+}
+
+#[test]
 fn ends_of_turns() {
     let special = ["<|endoftext|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "</s>"];
     let file = bpe("gpt-2", &MERGES, &special)
@@ -242,7 +266,11 @@ fn what_is_wrong_is_named() {
     let spm = spm(&[("a", 0.0)], &[]);
     for (file, wanted) in [
         (good.clone().without("tokenizer.ggml.model"), "tokenizer.ggml.model"),
-        (good.with("tokenizer.ggml.model", V::Str("rwkv".into())), "gpt2, gemma4, llama or bert"),
+        (
+            good.with("tokenizer.ggml.model", V::Str("rwkv".into())),
+            "gpt2, gemma4, whitespace, llama, bert or t5",
+        ),
+        (good.with("tokenizer.ggml.model", V::Str("none".into())), "no vocabulary"),
         (good.clone().without("tokenizer.ggml.tokens"), "tokenizer.ggml.tokens"),
         (good.with("tokenizer.ggml.tokens", V::I32s(vec![1])), "tokenizer.ggml.tokens"),
         (good.with("tokenizer.ggml.tokens", V::Strs(vec![])), "at least one"),

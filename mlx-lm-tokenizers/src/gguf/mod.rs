@@ -3,6 +3,7 @@
 mod bpe;
 mod pre;
 mod spm;
+mod unigram;
 mod vocab;
 mod wordpiece;
 
@@ -37,14 +38,22 @@ pub(crate) fn load(path: &Path) -> Result<AutoTokenizer> {
     let file = Gguf::open(path)?;
     let metadata = file.metadata();
     let model = metadata.str(vocab::MODEL)?;
+    if matches!(model, "none" | "no_vocab") {
+        let what = "has no vocabulary: this model reads token ids alone";
+        return Err(Error::file(path, what));
+    }
     let mut vocab = Vocab::read(metadata)?;
     let eos = vocab.mark_ends(metadata)?;
     let Built { pipeline, first, last } = match model {
-        "gpt2" => bpe::build(&vocab, metadata)?,
+        "gpt2" | "whitespace" => bpe::build(&vocab, metadata)?,
         "gemma4" => bpe::build_gemma(&vocab, metadata)?,
         "llama" => spm::build(&vocab, metadata)?,
         "bert" => wordpiece::build(&vocab, metadata)?,
-        other => return Err(Error::config(vocab::MODEL, other, "gpt2, gemma4, llama or bert")),
+        "t5" => unigram::build(&vocab, metadata)?,
+        other => {
+            let wanted = "gpt2, gemma4, whitespace, llama, bert or t5";
+            return Err(Error::config(vocab::MODEL, format!("`{other}`"), wanted));
+        }
     };
     let mut special = SpecialTokens::new();
     for (name, key) in SPECIAL {

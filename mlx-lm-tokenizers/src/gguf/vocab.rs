@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use tokenizers::AddedToken;
 
 pub(super) const MODEL: &str = "tokenizer.ggml.model";
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
 pub(super) const BOS: &str = "tokenizer.ggml.bos_token_id";
 pub(super) const EOS: &str = "tokenizer.ggml.eos_token_id";
 pub(super) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
@@ -38,10 +39,15 @@ pub(super) struct Vocab {
     defaults: &'static [(&'static str, u32)],
     /// Whether whitespace after a special token belongs to it.
     strip_after_special: bool,
+    /// A token that whitespace before it belongs to.
+    strip_before: Option<&'static str>,
 }
 
 /// Those of Llama's first vocabulary.
 const LLAMA: &[(&str, u32)] = &[(BOS, 1), (EOS, 2), (UNKNOWN, 0)];
+
+/// Those of T5's vocabulary.
+const T5: &[(&str, u32)] = &[(EOS, 1), (UNKNOWN, 2), (PADDING, 0)];
 
 /// Those of BERT's vocabulary, which begins a text with `[CLS]`.
 const BERT: &[(&str, u32)] = &[(BOS, 101), (UNKNOWN, 100), (SEPARATOR, 102), (PADDING, 0), (MASK, 103)];
@@ -107,12 +113,22 @@ impl Vocab {
         };
         let name = metadata.optional("general.name", Field::str)?.unwrap_or_default().to_lowercase();
         let strip_after_special = name.contains("phi-3") || name.contains("phi3");
+        let name_of = |key| Ok::<_, Error>(metadata.optional(key, Field::str)?.unwrap_or_default());
+        let (pre, architecture) = (name_of(PRE)?, name_of("general.architecture")?);
+        let strip_before = if ["jina-v2-de", "jina-v2-es", "jina-v2-code"].iter().any(|n| pre.contains(n))
+            || ["nomic-bert-moe", "jina-bert-v3"].contains(&architecture)
+        {
+            Some("<mask>")
+        } else {
+            name.contains("modern-bert").then_some("[MASK]")
+        };
         let defaults = match metadata.str(MODEL)? {
             "llama" => LLAMA,
             "bert" => BERT,
+            "t5" => T5,
             _ => &[],
         };
-        Ok(Vocab { tokens, kinds, ids, defaults, strip_after_special })
+        Ok(Vocab { tokens, kinds, ids, defaults, strip_after_special, strip_before })
     }
 
     pub(super) fn tokens(&self) -> &[String] {
@@ -193,7 +209,8 @@ impl Vocab {
         let token = |id| {
             let text = self.text(id);
             let strip = self.strip_after_special && !matches!(text, "<unk>" | "<s>" | "<|endoftext|>");
-            AddedToken::from(text, self.kind(id) != Kind::UserDefined).normalized(false).rstrip(strip)
+            let token = AddedToken::from(text, self.kind(id) != Kind::UserDefined).normalized(false);
+            token.rstrip(strip).lstrip(self.strip_before == Some(text))
         };
         added.map(token).collect()
     }

@@ -13,6 +13,7 @@ pub(crate) enum V {
     Strs(Vec<String>),
     I32s(Vec<i32>),
     F32s(Vec<f32>),
+    Bytes(Vec<u8>),
 }
 
 #[derive(Clone, Default)]
@@ -70,6 +71,10 @@ impl Gguf {
                 V::I32s(list) => {
                     array(&mut out, 5, list.len());
                     list.iter().for_each(|n| out.extend(n.to_le_bytes()));
+                }
+                V::Bytes(bytes) => {
+                    array(&mut out, 0, bytes.len());
+                    out.extend(bytes);
                 }
                 V::F32s(list) => {
                     array(&mut out, 6, list.len());
