@@ -2,9 +2,9 @@
 
 use crate::{
     Error, Result,
-    nn::{Norm, Rope, scalar},
+    nn::{Norm, Rope, fused_with, scalar},
 };
-use mlx_rs::{Array, Dtype, ops};
+use mlx_rs::{Array, Dtype, error::Exception, ops};
 
 /// Everything about a layer's attention that does not change from token to token.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct AttentionSpec {
     pub q_scale: Option<PositionScale>,
     /// A score for each head that takes its share of the softmax and gives nothing, `[heads]`.
     pub sinks: Option<Array>,
+    /// Keeps scores within bounds.
+    pub softcap: Option<Softcap>,
     /// Whether the CPU kernels may attend.
     pub fused: bool,
 }
@@ -50,9 +52,19 @@ impl AttentionSpec {
             rope: None,
             q_scale: None,
             sinks: None,
+            softcap: None,
             fused,
         }
     }
+}
+
+/// Keeps scores within ±cap: cap · tanh(score / cap) (arXiv 2408.00118).
+#[derive(Clone, Copy, Debug)]
+pub struct Softcap {
+    /// The bound.
+    pub cap: f32,
+    /// As in [`fused`](crate::nn::fused).
+    pub compile: bool,
 }
 
 /// A factor for the queries of position p: 1 + factor · ln(1 + ⌊(p + from) / every⌋), against scores that flatten as the text grows
@@ -176,6 +188,41 @@ fn split(x: &Array, heads: i32, norm: Option<&Norm>) -> Result<Array> {
         None => x,
     };
     Ok(if len == 1 { x } else { x.transpose_axes(&[0, 2, 1, 3])? })
+}
+
+/// Attention with capped scores, operation by operation: q [B, heads, L, D] over k and v [B, kv_heads, T, D].
+pub(super) fn capped(
+    [q, k, v]: [&Array; 3],
+    spec: &AttentionSpec,
+    Softcap { cap, compile }: Softcap,
+    mask: Option<&Array>,
+) -> Result<Array> {
+    let (batch, len) = (q.dim(0), q.dim(2));
+    // The heads that share keys, as more queries of one head.
+    let grouped = |x: &Array, last: i32| x.reshape(&[batch, spec.kv_heads, -1, last]);
+    let scores = ops::matmul(grouped(q, q.dim(3))?, k.swap_axes(-1, -2)?)?;
+    let [mut scores] = fused_with(compile, softcap, [&scores], [spec.scale / cap, cap])?;
+    if let Some(mask) = mask {
+        let each = scores.reshape(&[batch, spec.heads, len, -1])?;
+        let masked = ops::select(mask, each, scalar(lowest(q.dtype()), q)?)?;
+        scores = grouped(&masked, k.dim(2))?;
+    }
+    let y = ops::matmul(ops::softmax_axis(&scores, -1, true)?, v)?;
+    Ok(y.reshape(&[batch, spec.heads, len, -1])?)
+}
+
+/// cap · tanh(scale · x), where the scale divides by the cap.
+fn softcap([x]: [&Array; 1], [scale, cap]: [f32; 2]) -> Result<[Array; 1], Exception> {
+    Ok([ops::tanh(x.multiply(scalar(scale, x)?)?)?.multiply(scalar(cap, x)?)?])
+}
+
+/// The lowest finite number of a type. (Of rows that see nothing, -∞ would make NaN.)
+fn lowest(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::Float16 => half::f16::MIN.to_f32(),
+        Dtype::Bfloat16 => half::bf16::MIN.to_f32(),
+        _ => f32::MIN,
+    }
 }
 
 /// [B, heads, L, D] to [B, L, heads · D].

@@ -297,7 +297,8 @@ impl<const N: usize> Buffers<N> {
         Ok((first, if plain { None } else { Some(self.mask(new, first)?) }))
     }
 
-    fn mask(&self, new: i32, first: i32) -> Result<Array> {
+    /// Which of the slots from `first` on the latest `new` positions see: [L, T], or [B, 1, L, T] where rows are padded.
+    pub(super) fn mask(&self, new: i32, first: i32) -> Result<Array> {
         let int = Array::from_int;
         let range = |from: i32, to: i32| ops::arange::<_, i32>(from, to, 1);
         let (pinned, gone) = (self.pinned().min(self.len), self.gone());

@@ -39,6 +39,13 @@ impl FloatCache {
         let new = q.dim(2);
         let (first, mask) = self.0.visible(new)?;
         let [k, v] = self.0.view(first, self.0.len)?;
+        if let Some(softcap) = spec.softcap {
+            let mask = match mask {
+                None if new > 1 => Some(self.0.mask(new, first)?),
+                mask => mask,
+            };
+            return merge(&attend::capped([q, &k, &v], spec, softcap, mask.as_ref())?);
+        }
         let mask = match &mask {
             Some(mask) => Some(Mask::Array(mask)),
             None => (new > 1).then_some(Mask::Causal),
@@ -57,6 +64,7 @@ impl FloatCache {
             && !matches!(self.0.reach, Reach::Chunk(_))
             && spec.v_norm.is_none()
             && spec.sinks.is_none()
+            && spec.softcap.is_none()
             && self.0.q_factor(spec.q_scale, qkv.q.dim(1)).is_some()
             && !(spec.norm_after_rope && spec.q_norm.is_some())
             && qkv.v.dim(-1) == spec.kv_heads * spec.head_dim

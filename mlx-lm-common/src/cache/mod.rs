@@ -10,7 +10,7 @@ mod layer;
 mod policy;
 mod state;
 
-pub use attend::{AttentionSpec, PositionScale, Qkv};
+pub use attend::{AttentionSpec, PositionScale, Qkv, Softcap};
 pub use latent::{LatentCache, LatentSpec};
 pub use layer::{KvCache, LayerCache};
 pub use policy::{CachePolicy, CacheSpec};

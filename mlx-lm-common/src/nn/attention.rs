@@ -46,6 +46,8 @@ pub struct Attention {
     /// Queries, keys and values, as far as the layer projects them.
     qkv: Projections,
     keys_values: KeysValues,
+    /// Over the queries of all heads together, and over the keys, where the model has them.
+    joint_norms: Option<[Norm; 2]>,
     output: Linear,
     spec: AttentionSpec,
 }
@@ -100,6 +102,7 @@ impl Attention {
         Ok(Attention {
             qkv: Projections::load(w, dim, projected, biases[0])?,
             keys_values,
+            joint_norms: None,
             output: Linear::load(&w.pp(output), q, dim, biases[1])?,
             spec,
         })
@@ -110,19 +113,40 @@ impl Attention {
         Attention { spec: AttentionSpec { q_scale, ..self.spec }, ..self }
     }
 
-    /// attention(norm(x)), for x [B, L, dim].
-    pub fn forward(&self, norm: &Norm, x: &Array, cache: &mut LayerCache) -> Result<Array> {
-        self.output.forward(&self.attend(norm, x, cache)?).at("o_proj")
+    /// The same with norms over the queries and the keys of all heads together (OLMo 2, arXiv 2501.00656): `q_norm`
+    /// `[heads · head_dim]` and `k_norm` `[kv_heads · head_dim]` below `w`.
+    pub fn with_joint_norms(self, w: &Weights, eps: f32) -> Result<Attention> {
+        let norm = |name: &str, heads: i32| Norm::rms(&w.pp(name), heads * self.spec.head_dim, eps);
+        let norms = [norm("q_norm", self.spec.heads)?, norm("k_norm", self.spec.kv_heads)?];
+        Ok(Attention { joint_norms: Some(norms), ..self })
+    }
+
+    /// attention(norm(x)), or attention(x) without a norm, for x [B, L, dim].
+    pub fn forward<'n>(
+        &self,
+        norm: impl Into<Option<&'n Norm>>,
+        x: &Array,
+        cache: &mut LayerCache,
+    ) -> Result<Array> {
+        self.output.forward(&self.attend(norm.into(), x, cache)?).at("o_proj")
     }
 
     /// x + attention(norm(x)), for x [B, L, dim].
     pub fn forward_add(&self, norm: &Norm, x: &Array, cache: &mut LayerCache) -> Result<Array> {
-        self.output.forward_add(&self.attend(norm, x, cache)?, x).at("o_proj")
+        self.output.forward_add(&self.attend(Some(norm), x, cache)?, x).at("o_proj")
+    }
+
+    /// residual + attention(x), for x and a residual [B, L, dim].
+    pub fn forward_onto(&self, x: &Array, residual: &Array, cache: &mut LayerCache) -> Result<Array> {
+        self.output.forward_add(&self.attend(None, x, cache)?, residual).at("o_proj")
     }
 
     /// What goes into the output projection: [B, L, heads · head_dim].
-    fn attend(&self, norm: &Norm, x: &Array, cache: &mut LayerCache) -> Result<Array> {
-        let mut projected = self.qkv.forward(Some(norm), x).at("qkv")?;
+    fn attend(&self, norm: Option<&Norm>, x: &Array, cache: &mut LayerCache) -> Result<Array> {
+        let mut projected = self.qkv.forward(norm, x).at("qkv")?;
+        for (norm, x) in self.joint_norms.iter().flatten().zip(&mut projected) {
+            *x = norm.forward(x)?;
+        }
         let cache = cache.attention()?;
         match self.keys_values {
             KeysValues::Own => {}

@@ -24,6 +24,14 @@ impl FeedForward {
         Ok(FeedForward::Experts(Box::new(Moe::load(w, c)?)))
     }
 
+    /// block(norm(x)), for x [B, L, dim].
+    pub fn forward(&self, norm: &Norm, x: &Array) -> Result<Array> {
+        match self {
+            FeedForward::Dense(mlp) => mlp.forward(Some(norm), x),
+            FeedForward::Experts(moe) => moe.forward(&norm.forward(x)?),
+        }
+    }
+
     /// x + block(norm(x)), for x [B, L, dim].
     pub fn forward_add(&self, norm: &Norm, x: &Array) -> Result<Array> {
         match self {

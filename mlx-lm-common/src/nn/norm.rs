@@ -18,7 +18,7 @@ pub enum Norm {
     },
     /// (x - mean) / deviation · weight + bias (arXiv 1607.06450).
     Layer {
-        /// `[D]`; all ones if absent.
+        /// `[D]`, or `[heads, 1, D]` for heads that have one each; all ones if absent.
         weight: Option<Array>,
         /// `[D]`
         bias: Option<Array>,
@@ -58,18 +58,30 @@ impl Norm {
         Ok(Norm::Rms { weight, eps, fused: backend.kernels })
     }
 
-    /// Loads `weight` and `bias` `[dim]` of this view, as far as they are there, as a layer norm.
-    pub fn layer(w: &Weights, dim: i32, eps: f32) -> Result<Norm> {
-        Ok(Norm::Layer { weight: w.tensor_opt("weight", &[dim])?, bias: w.tensor_opt("bias", &[dim])?, eps })
+    /// Loads `weight` `[dim]` of this view, and `bias` if the norm has one, as a layer norm.
+    pub fn layer(w: &Weights, dim: i32, eps: f32, bias: bool) -> Result<Norm> {
+        let bias = bias.then(|| w.tensor("bias", &[dim])).transpose()?;
+        Ok(Norm::Layer { weight: Some(w.tensor("weight", &[dim])?), bias, eps })
     }
 
-    /// [.., D] to [.., D].
+    /// As [`Norm::layer`] without a bias, for heads with a weight each: `weight` `[heads, dim]`.
+    pub fn layer_by_head(w: &Weights, heads: i32, dim: i32, eps: f32) -> Result<Norm> {
+        let weight = w.tensor("weight", &[heads, dim])?.expand_dims(1)?;
+        weight.eval()?;
+        Ok(Norm::Layer { weight: Some(weight), bias: None, eps })
+    }
+
+    /// [.., D] to [.., D]; heads that have a weight each, [B, L, heads, D] or [B, heads, 1, D].
     pub fn forward(&self, x: &Array) -> Result<Array> {
         Ok(match self {
             Norm::Rms { weight, eps, fused: true } => {
                 kernels::rms_norm(x, kernels::Norm { weight, eps: *eps })?
             }
             Norm::Rms { weight, eps, .. } => fast::rms_norm(x, Some(weight), *eps)?,
+            Norm::Layer { weight: Some(weight), eps, .. } if weight.ndim() > 1 => {
+                let x = fast::layer_norm(x, None, None, *eps)?;
+                if x.dim(-2) == 1 { x.multiply(weight)? } else { x.multiply(weight.squeeze_axes(&[1])?)? }
+            }
             Norm::Layer { weight, bias, eps } => fast::layer_norm(x, weight.as_ref(), bias.as_ref(), *eps)?,
         })
     }
