@@ -1,5 +1,8 @@
 """Verbs that turn mlx-lm's names and shapes into published ones: each makes a function(weights, config) -> weights."""
 import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.base import create_attention_mask
+from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 GATED = {"gate_proj": "gate_proj", "up_proj": "up_proj", "down_proj": "down_proj"}
 W123 = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
@@ -118,3 +121,26 @@ def join_kv_b(weights, config):
         elif not name.endswith(".unembed_out.weight"):
             out[name] = w
     return out
+
+
+class Windowed(nn.Module):
+    """A layer that makes its own mask."""
+
+    def __init__(self, layer, window):
+        super().__init__()
+        self.layer, self.window = layer, window
+
+    def __call__(self, x, mask=None, cache=None):
+        arrays = mask is None or isinstance(mask, mx.array)
+        return self.layer(x, create_attention_mask(x, cache, window_size=self.window, return_array=arrays), cache)
+
+
+def windows(sizes):
+    """For `Arch.correct`: how far the layers see (None: to the beginning), in turn, where mlx-lm's model knows no windows."""
+
+    def correct(model):
+        each = [sizes[i % len(sizes)] for i in range(len(model.layers))]
+        model.model.layers = [Windowed(layer, size) for layer, size in zip(model.layers, each)]
+        model.make_cache = lambda: [RotatingKVCache(max_size=n, keep=0) if n else KVCache() for n in each]
+
+    return correct

@@ -10,14 +10,14 @@ use mlx_lm_common::{
     Config, Error, Result,
     cache::{CacheSpec, LayerCache, PositionScale},
     config::{RopeConfig, dim, epsilon, optional_dim},
-    model::{Decoder, Layer, Scales, load_layers},
+    model::{Decoder, Layer, Scales, Written, load_layers},
     nn::{
         Embedding, ExpertsConfig, FeedForward, GroupScore, Groups, Head, Mla, MlaConfig, MlpConfig,
         MoeConfig, Norm, Normalize, Rope, RouterConfig, Score, SharedConfig,
     },
-    weights::{Checkpoint, Weights},
+    weights::{Checkpoint, Tensor, Weights},
 };
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -150,6 +150,34 @@ impl DeepseekConfig {
         Ok(Some(MoeConfig { shared: shared.transpose()?, ..MoeConfig::new(router, experts) }))
     }
 
+    fn latent_parts(&self) -> [(&'static str, i32); 2] {
+        [("k_b_proj", self.qk_nope_head_dim), ("v_b_proj", self.v_head_dim)]
+    }
+
+    /// Brings `kv_b_proj` into the two matrices for each head that mlx-lm has, but for DeepSeek 2. Packed, it would have to be
+    /// packed anew; so it stays.
+    fn split_heads(&self, checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
+        let floats = |t: &Tensor| t.dtype().is_some_and(|d| d != Dtype::Uint32);
+        let is_packed = |(name, t): (&str, &Tensor)| name.ends_with(".kv_b_proj.weight") && !floats(t);
+        if config.model_type == "deepseek_v2" || checkpoint.iter().any(is_packed) {
+            return Ok(());
+        }
+        let parts = self.latent_parts();
+        checkpoint.split("kv_b_proj", -2, &parts)?;
+        for ((from, rows), to) in parts.into_iter().zip(["embed_q", "unembed_out"]) {
+            let is_part = |name: &str| name.ends_with(&format!(".{from}.weight"));
+            checkpoint.reshape(is_part, |shape| match *shape {
+                [all, rank] if all % rows == 0 => Some(vec![all / rows, rows, rank]),
+                _ => None,
+            })?;
+            if to == "embed_q" {
+                checkpoint.transpose(is_part)?;
+            }
+            checkpoint.rename_module(from, to)?;
+        }
+        Ok(())
+    }
+
     fn routes(&self, layer: usize) -> bool {
         let freq = self.moe_layer_freq.unwrap_or(1) as usize;
         layer as i64 >= i64::from(self.first_k_dense_replace) && layer.is_multiple_of(freq)
@@ -174,6 +202,10 @@ impl Layer for DeepseekLayer {
     }
 }
 
+/// Routers are no modules of their own in mlx-lm.
+pub(super) const WRITTEN: Written =
+    Written { floats: &["mlp.gate"], keeps_type: &["e_score_correction_bias"], ..Written::PLAIN };
+
 /// Experts come one by one, or stacked with gate and up in one; what makes keys and values of latents comes in one.
 pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
     checkpoint.keep_text()?;
@@ -181,7 +213,7 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
     let c: DeepseekConfig = config.parse()?;
     let number = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<i64>().ok();
     checkpoint.ignore(|name| number(name).is_some_and(|layer| layer >= i64::from(c.num_hidden_layers)));
-    checkpoint.split("kv_b_proj", -2, &[("k_b_proj", c.qk_nope_head_dim), ("v_b_proj", c.v_head_dim)])?;
+    c.split_heads(checkpoint, config)?;
     if c.n_routed_experts.is_some() {
         let hidden = config.dim("moe_intermediate_size")?;
         checkpoint.stack("experts", "switch_mlp")?;
@@ -194,6 +226,12 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
         checkpoint.rename_module("experts.down_proj", "switch_mlp.down_proj")?;
     }
     Ok(())
+}
+
+/// What makes keys and values of latents, where mlx-lm has it in one.
+pub(super) fn fold(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
+    let c: DeepseekConfig = config.parse()?;
+    checkpoint.split("kv_b_proj", -2, &c.latent_parts())
 }
 
 pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<DeepseekLayer>> {

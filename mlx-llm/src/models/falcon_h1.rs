@@ -178,9 +178,24 @@ impl Multipliers {
         }
     }
 
-    /// What a tensor is to be multiplied by: all values, or each row. `folded` says whether mlx-lm has multiplied it before. The
-    /// rows of `in_proj` have the multipliers `parts`.
-    fn of(&self, tensor: &str, folded: bool, parts: &[f32]) -> Option<Vec<f32>> {
+    /// Those of the rows of `in_proj`.
+    fn row_factors(&self, checkpoint: &Checkpoint, config: &Config) -> Result<Vec<f32>> {
+        let c: FalconConfig = config.parse()?;
+        let Mamba2Config { heads, head_dim, state, groups, .. } =
+            config.parse::<MixerConfig>()?.mixer(c.hidden_size, c.rms_norm_eps)?;
+        let [inner, shared] =
+            [(heads, head_dim), (groups, state)].map(|(n, of)| i64::from(n) * i64::from(of));
+        let widths = [inner, inner, shared, shared, heads.into()];
+        // Of other shapes, loading will complain.
+        let rows = checkpoint.get("model.layers.0.mamba.in_proj.weight").and_then(|t| t.shape().first());
+        let fits = rows.is_some_and(|rows| i64::from(*rows) == widths.iter().sum::<i64>());
+        let parts = self.ssm_multipliers.iter().zip(widths).filter(|_| fits);
+        Ok(parts.flat_map(|(m, n)| std::iter::repeat_n(*m, n as usize)).collect())
+    }
+
+    /// What a tensor is to be multiplied by: all values, or each row. `by_mlx` asks for what mlx-lm folds, or else for what it does
+    /// not. The rows of `in_proj` have the multipliers `parts`.
+    fn of(&self, tensor: &str, by_mlx: bool, parts: &[f32]) -> Option<Vec<f32>> {
         let (path, part) = tensor.rsplit_once('.')?;
         let module = path.rsplit('.').next()?;
         let [gate, down] = self.mlp_multipliers;
@@ -196,8 +211,8 @@ impl Multipliers {
             _ => return None,
         };
         let factors = match part {
-            "weight" if !folded || module == "v_proj" => output.iter().map(|o| o * input).collect(),
-            "bias" => output,
+            "weight" if by_mlx != (module == "v_proj") => output.iter().map(|o| o * input).collect(),
+            "bias" if !by_mlx => output,
             _ => return None,
         };
         factors.iter().any(|&f| f != 1.0).then_some(factors)
@@ -231,23 +246,22 @@ impl Layer for FalconLayer {
 
 pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
     super::remap(checkpoint, config)?;
-    let c: FalconConfig = config.parse()?;
     let multipliers = Multipliers::read(config)?;
-    let shape =
-        |name: &str| checkpoint.get(&format!("model.layers.0.mamba.{name}")).map(|t| t.shape().to_vec());
+    let parts = multipliers.row_factors(checkpoint, config)?;
     // Of JANG bundles whose weights have all multipliers, the configuration has none; others have none in their weights.
     let folded = matches!(checkpoint.layout(), Layout::Mlx);
-    let Mamba2Config { heads, head_dim, state, groups, .. } =
-        config.parse::<MixerConfig>()?.mixer(c.hidden_size, c.rms_norm_eps)?;
-    let [inner, shared] = [(heads, head_dim), (groups, state)].map(|(n, of)| i64::from(n) * i64::from(of));
-    let widths = [inner, inner, shared, shared, heads.into()];
-    // Of other shapes, loading will complain.
-    let rows = shape("in_proj.weight").and_then(|s| s.first().copied());
-    let fits = rows.is_some_and(|rows| i64::from(rows) == widths.iter().sum::<i64>());
-    let parts = multipliers.ssm_multipliers.iter().zip(widths).filter(|_| fits);
-    let parts: Vec<f32> = parts.flat_map(|(m, n)| std::iter::repeat_n(*m, n as usize)).collect();
     checkpoint.conv_to_mlx(|name| name.ends_with(".mamba.conv1d.weight"))?;
-    checkpoint.multiply(|name| multipliers.of(name, folded, &parts).filter(|f| !f.is_empty()))
+    if folded {
+        return Ok(());
+    }
+    checkpoint.multiply(|name| multipliers.of(name, true, &parts).filter(|f| !f.is_empty()))
+}
+
+/// What mlx-lm leaves out.
+pub(super) fn fold(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
+    let multipliers = Multipliers::read(config)?;
+    let parts = multipliers.row_factors(checkpoint, config)?;
+    checkpoint.multiply(|name| multipliers.of(name, false, &parts).filter(|f| !f.is_empty()))
 }
 
 pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<FalconLayer>> {

@@ -8,7 +8,7 @@ use mlx_lm_common::{
     Config, Result,
     cache::{AttentionSpec, CacheSpec, LayerCache},
     config::{RopeConfig, dim, epsilon},
-    model::{Decoder, Layer, Scales, load_layers},
+    model::{Decoder, Layer, Scales, Written, load_layers},
     nn::{
         Attention, Embedding, ExpertsConfig, Form, Glu, Head, KeysValues, Moe, MoeConfig, Norm, Rope,
         RouterConfig, Score,
@@ -68,6 +68,8 @@ impl Layer for GptOssLayer {
         self.cache.clone()
     }
 }
+
+pub(super) const WRITTEN: Written = Written { eight_bits: &["router"], ..Written::PLAIN };
 
 /// Experts are published as parameters of all, in which outputs of gate and up take turns: packed [E, out, in], or dense
 /// [E, in, out].

@@ -7,7 +7,7 @@ use mlx_lm_common::{
     Config, Error, Result,
     cache::{AttentionSpec, CacheSpec, LayerCache},
     config::{RopeConfig, dim, epsilon},
-    model::{Decoder, Layer, Scales, load_layers},
+    model::{Decoder, Layer, Scales, Written, load_layers},
     nn::{
         Attention, Embedding, ExpertsConfig, FeedForward, Head, KeysValues, MlpConfig, MoeConfig, Norm,
         Normalize, Rope, RouterConfig, Score, ShortConv,
@@ -160,6 +160,9 @@ fn complete(config: &Config) -> Result<Config> {
         "use_expert_bias": true, "routed_scaling_factor": 1.0,
     }))
 }
+
+pub(super) const WRITTEN: Written =
+    Written { eight_bits: &["feed_forward.gate"], keeps_type: &["expert_bias"], ..Written::PLAIN };
 
 /// Convolutions are published as torch has them, experts one by one, where mlx-lm also gives dense layers the usual names.
 pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {

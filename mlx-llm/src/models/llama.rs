@@ -32,8 +32,10 @@ pub(super) struct LlamaConfig {
     #[serde(deserialize_with = "epsilon")]
     pub(super) rms_norm_eps: f32,
     attention_bias: Option<bool>,
+    /// Where the output projection is not as the others.
+    attention_out_bias: Option<bool>,
     #[serde(default)]
-    mlp_bias: bool,
+    pub(super) mlp_bias: bool,
     #[serde(default)]
     rope_traditional: bool,
 }
@@ -74,13 +76,13 @@ impl LlamaConfig {
             kv_heads,
             head_dim: self.head_dim()?,
             qkv_bias: always || self.attention_bias.unwrap_or(false),
-            output_bias: self.attention_bias.unwrap_or(false) && !always,
+            output_bias: self.attention_out_bias.or(self.attention_bias).unwrap_or(false) && !always,
             rope,
             qk_norm: None,
         })
     }
 
-    fn head_dim(&self) -> Result<i32> {
+    pub(super) fn head_dim(&self) -> Result<i32> {
         match self.head_dim {
             Some(d) => Ok(d),
             None if self.hidden_size % self.num_attention_heads == 0 => {
@@ -105,7 +107,7 @@ impl LayersConfig {
     fn window(&self, model_type: &str, i: usize) -> Option<i32> {
         let windowed = match (&self.layer_types, model_type) {
             (Some(types), _) => types.get(i).is_some_and(|t| t == "sliding_attention"),
-            (None, "mistral") => true,
+            (None, "mistral" | "phi3") => true,
             (None, "qwen2") => self.use_sliding_window && i >= self.max_window_layers,
             _ => false,
         };

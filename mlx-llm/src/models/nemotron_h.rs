@@ -8,7 +8,7 @@ use mlx_lm_common::{
     Config, Error, Result,
     cache::{CacheSpec, LayerCache},
     config::{dim, epsilon, optional_dim},
-    model::{Decoder, Layer, Scales, load_layers},
+    model::{Decoder, Layer, Scales, Written, load_layers},
     nn::{
         Activation, Attention, AttentionConfig, Embedding, Experts, ExpertsConfig, Form, GatedNorm,
         GroupScore, Groups, Head, Linear, Mamba2, Mamba2Config, Mlp, MlpConfig, Norm, Normalize, Router,
@@ -252,6 +252,10 @@ impl Layer for NemotronLayer {
         }
     }
 }
+
+/// Routers are no modules of their own in mlx-lm.
+pub(super) const WRITTEN: Written =
+    Written { floats: &["mixer.gate"], keeps_type: &["e_score_correction_bias", "A_log"], ..Written::PLAIN };
 
 /// Experts are published one by one, convolutions as torch has them, and with layers that predict further tokens.
 pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {

@@ -5,7 +5,7 @@ use mlx_lm_common::{
     Config, Result,
     cache::LayerCache,
     config::dim,
-    model::{Decoder, Layer, Scales, load_layers},
+    model::{Decoder, Layer, Scales, Written, load_layers},
     nn::{
         Attention, AttentionConfig, Embedding, ExpertsConfig, FeedForward, Head, MlpConfig, MoeConfig, Norm,
         Normalize, RouterConfig,
@@ -55,6 +55,8 @@ impl Layer for Qwen3Layer {
         self.mlp.forward_add(&self.post_attention_layernorm, &h)
     }
 }
+
+pub(super) const WRITTEN: Written = Written { eight_bits: &["mlp.gate"], ..Written::PLAIN };
 
 /// Experts are published one by one.
 pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {

@@ -12,7 +12,7 @@ use mlx_lm_common::{
     Config, Error, Result,
     cache::{AttentionSpec, CacheSpec, LayerCache},
     config::{RopeConfig, dim, epsilon, optional_dim},
-    model::{Decoder, Layer, Scales, load_layers},
+    model::{Decoder, Layer, Scales, Written, load_layers},
     nn::{
         Embedding, ExpertsConfig, FeedForward, GatedAttention, GatedDeltaConfig, GatedDeltaNet, Head,
         MlpConfig, MoeConfig, Norm, Normalize, Rope, RouterConfig, SharedConfig,
@@ -187,15 +187,22 @@ impl Layer for NextLayer {
     }
 }
 
+pub(super) const WRITTEN: Written =
+    Written { eight_bits: &["mlp.gate", "shared_expert_gate"], ..Written::PLAIN };
+
+/// Of Qwen3.5.
+pub(super) const WRITTEN_5: Written = Written { keeps_type: &["A_log"], ..WRITTEN };
+
 /// Queries, keys, values and gates of the delta rule come head by head in one matrix, rates and decays in another; here, as in
 /// Qwen3.5, each comes whole.
-pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
+pub(super) fn fold(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
     let (_, c) = NextConfig::read(config)?;
     // What is missing has the name that the file would have it by.
     for i in (0..c.num_hidden_layers as usize).filter(|i| c.kind(*i) == Kind::LinearAttention) {
         for part in ["in_proj_qkvz", "in_proj_ba"] {
             let name = format!("model.layers.{i}.linear_attn.{part}.weight");
-            if !checkpoint.contains(&name) {
+            let parts = [name.replace("in_proj_qkvz", "in_proj_qkv"), name.replace("in_proj_ba", "in_proj_a")];
+            if !checkpoint.contains(&name) && !parts.iter().any(|part| checkpoint.contains(part)) {
                 return Err(Error::MissingTensor(name));
             }
         }
@@ -208,11 +215,18 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
     checkpoint.join(&[&q, &k, &v], "linear_attn.in_proj_qkv")?;
     let parts = [("linear_attn.in_proj_b", group), ("linear_attn.in_proj_a", group)];
     checkpoint.split("linear_attn.in_proj_ba", -2, &parts)?;
-    remap_whole(checkpoint, config)
+    fold_whole(checkpoint, config)
 }
 
-/// What both families need: text alone, experts stacked, convolutions as MLX has them, queries apart from the gate, whole norms.
-pub(super) fn remap_whole(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
+/// Queries come head by head with the gate.
+pub(super) fn fold_whole(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
+    let head_dim = NextConfig::read(config)?.1.head_dim()?;
+    let parts = [("self_attn.q_proj", head_dim), ("self_attn.gate_proj", head_dim)];
+    checkpoint.split("self_attn.q_proj", -2, &parts)
+}
+
+/// What both families need: text alone, experts stacked, convolutions as MLX has them, whole norms.
+pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
     const NORMS: [&str; 5] = [
         ".input_layernorm.weight",
         ".post_attention_layernorm.weight",
@@ -225,9 +239,6 @@ pub(super) fn remap_whole(checkpoint: &mut Checkpoint, config: &Config) -> Resul
     checkpoint.ignore(|name| name.starts_with("mtp.") || name.contains(".mtp."));
     checkpoint.keep_text()?;
     super::remap(checkpoint, config)?;
-    let head_dim = c.head_dim()?;
-    let parts = [("self_attn.q_proj", head_dim), ("self_attn.gate_proj", head_dim)];
-    checkpoint.split("self_attn.q_proj", -2, &parts)?;
     checkpoint.stack("experts", "switch_mlp")?;
     if c.num_experts > 0 {
         let hidden = config.dim("moe_intermediate_size")?;

@@ -48,7 +48,7 @@ pub fn load_model(path: &Path, registry: &Registry, options: &LoadOptions) -> Re
     raw::init();
     let (config, mut checkpoint) = weights::open(path)?;
     let architecture = registry.get(&config.model_type)?;
-    (architecture.remap)(&mut checkpoint, &config)?;
+    architecture.rewrite(&mut checkpoint, &config)?;
     let stored = dtype::of_model(&checkpoint, &config);
     let kernels = !options.without_kernels && !options.without_weights;
     let backend = Backend::new(options.device, options.dtype, stored, kernels);

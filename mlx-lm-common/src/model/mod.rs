@@ -9,7 +9,7 @@ mod thread;
 pub use container::{CacheHandle, GenerationStream, ModelConfiguration, ModelContainer, ModelContext};
 pub use decoder::{Decoder, Layer, Scales, load_layers, run_layers};
 pub use load::{LoadOptions, LoadedModel, load_model};
-pub use registry::{Architecture, Registry};
+pub use registry::{Architecture, Registry, Rewrite, Written};
 pub use thread::ModelThread;
 
 use crate::{

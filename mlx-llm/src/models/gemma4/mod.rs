@@ -15,7 +15,7 @@ use mlx_lm_common::{
     At, Backend, Config, Error, Result,
     cache::{Cache, CacheSpec},
     config::RopeConfig,
-    model::{Embedded, LanguageModel, Scales, load_layers, run_layers},
+    model::{Embedded, LanguageModel, Scales, Written, load_layers, run_layers},
     nn::{Embedding, Head, Linear, Norm, Rope},
     weights::{Checkpoint, Weights},
 };
@@ -106,6 +106,8 @@ impl Inputs {
         Ok(all.split_equal(all.dim(-1) / self.dim, -1)?)
     }
 }
+
+pub(super) const WRITTEN: Written = Written { eight_bits: &["router.proj"], ..Written::PLAIN };
 
 /// The published layouts: alone, or inside a model that also sees and hears; with keys and values that are not used, and with gates and
 /// ups of experts in one tensor.
