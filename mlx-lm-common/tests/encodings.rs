@@ -208,8 +208,11 @@ fn powers_of_two_stay_packed() {
             let scale = u8s(&format!("{name}_scale"), DType::F8_E8M0, grid, rows);
             let c = checkpoint(&[fp8(name, shape, &q), scale]);
             assert!(c.encodings().all(|(e, n)| (&e.kept, n) == (&Kept::Packed("mxfp8".into()), 1)));
-            let wanted: Vec<f32> =
-                q.iter().enumerate().map(|(i, q)| e4m3(*q) * 2f32.powi(i32::from(rows[of(i)]) - 127)).collect();
+            let wanted: Vec<f32> = q
+                .iter()
+                .enumerate()
+                .map(|(i, q)| e4m3(*q) * 2f32.powi(i32::from(rows[of(i)]) - 127))
+                .collect();
             let shape: Vec<i32> = shape.iter().map(|n| *n as i32).collect();
             let w = weights(c);
             assert_eq!(matrix(&w, "m", &shape).unwrap(), wanted, "{grid:?}");

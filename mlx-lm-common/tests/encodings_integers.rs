@@ -68,7 +68,8 @@ impl Gptq {
     fn entries(&self, module: &str, offset: u32) -> Vec<Entry> {
         let packed: Vec<u32> = self.q.chunks(self.input).flat_map(|row| stream(row, self.bits)).collect();
         let rows = self.input * self.bits / 32;
-        let zeros: Vec<u32> = self.z.iter().map(|z| z.wrapping_sub(offset) & ((1 << self.bits) - 1)).collect();
+        let zeros: Vec<u32> =
+            self.z.iter().map(|z| z.wrapping_sub(offset) & ((1 << self.bits) - 1)).collect();
         let zeros: Vec<u32> = zeros.chunks(self.output).flat_map(|row| stream(row, self.bits)).collect();
         let name = |part: &str| format!("{module}.{part}");
         vec![
@@ -170,7 +171,8 @@ fn gptq_in_other_orders() {
 fn experts_and_fused_rows_of_gptq() {
     let g = [Gptq::new(4, [16, 64], (0..64).map(|i| i / 32).collect()), Gptq::new(4, [16, 64], vec![0; 64])];
     // The second one has its groups in another order.
-    let second = Gptq { groups: (0..64).map(|i| 1 - i / 32).collect(), ..Gptq::new(4, [16, 64], g[0].groups.clone()) };
+    let second =
+        Gptq { groups: (0..64).map(|i| 1 - i / 32).collect(), ..Gptq::new(4, [16, 64], g[0].groups.clone()) };
     let [first, _] = g;
     let mut entries = Vec::new();
     for (e, g) in [&first, &second].into_iter().enumerate() {
@@ -217,12 +219,24 @@ fn bad_gptq() {
         (vec![weight(&[8, 8]), scales(&[8])], "tensor `m.qweight`"),
         (vec![weight(&[8, 8]), zeros(&[1, 1]), scales(&[2, 8])], "tensor `m.qzeros`: has shape [1, 1]"),
         (vec![weight(&[8, 8]), zeros(&[2, 0]), scales(&[2, 8])], "tensor `m.qweight`: holds codes of 0 bits"),
-        (vec![weight(&[8, 32]), zeros(&[2, 5]), scales(&[2, 32])], "tensor `m.qweight`: holds codes of 5 bits"),
+        (
+            vec![weight(&[8, 32]), zeros(&[2, 5]), scales(&[2, 32])],
+            "tensor `m.qweight`: holds codes of 5 bits",
+        ),
         (vec![weight(&[7, 32]), zeros(&[2, 3]), scales(&[2, 32])], "tensor `m.qweight`: 7 words"),
         (vec![weight(&[8, 8]), count("m.qzeros", &[2, 1]), scales(&[2, 8])], "tensor `m.qzeros`: holds"),
-        (vec![weight(&[8, 8]), zeros(&[2, 1]), words("m.scales", DType::I32, &[2, 8], &[0; 16])], "tensor `m.scales`: holds"),
-        (vec![weight(&[8, 8]), zeros(&[3, 1]), scales(&[3, 8])], "tensor `m.scales`: 3 scales for 64 columns"),
-        (vec![weight(&[8, 8]), zeros(&[0, 1]), scales(&[0, 8])], "tensor `m.scales`: 0 scales for 64 columns"),
+        (
+            vec![weight(&[8, 8]), zeros(&[2, 1]), words("m.scales", DType::I32, &[2, 8], &[0; 16])],
+            "tensor `m.scales`: holds",
+        ),
+        (
+            vec![weight(&[8, 8]), zeros(&[3, 1]), scales(&[3, 8])],
+            "tensor `m.scales`: 3 scales for 64 columns",
+        ),
+        (
+            vec![weight(&[8, 8]), zeros(&[0, 1]), scales(&[0, 8])],
+            "tensor `m.scales`: 0 scales for 64 columns",
+        ),
         (vec![weight(&[0, 8]), zeros(&[1, 1]), scales(&[1, 8])], "tensor `m.scales`: 1 scales for 0 columns"),
         (vec![weight(&[8, 0]), scales(&[1, 0])], "tensor `m.qweight`: 0 rows"),
         (vec![weight(&[1 << 30, 0]), scales(&[1, 0])], "tensor `m.qweight`: has too many inputs"),
@@ -258,7 +272,8 @@ fn short_groups_of_awq_are_widened() {
         let at = i / group * output + o;
         (q[i * output + o] as f32 - z[at] as f32) * s[at].to_f32()
     };
-    let wanted: Vec<f32> = (0..output).flat_map(|o| (0..input).map(move |i| (o, i))).map(|(o, i)| value(o, i)).collect();
+    let wanted: Vec<f32> =
+        (0..output).flat_map(|o| (0..input).map(move |i| (o, i))).map(|(o, i)| value(o, i)).collect();
     assert_eq!(matrix(&weights(c), "m", &[8, 48]).unwrap(), wanted);
 }
 
@@ -276,7 +291,14 @@ struct Case {
 
 #[test]
 fn packed_integers_of_compressed_tensors() {
-    let plain = Case { bits: 4, columns: 64, groups: 2, zeros: false, index: None, how: "groups of 32: affine 4-bit" };
+    let plain = Case {
+        bits: 4,
+        columns: 64,
+        groups: 2,
+        zeros: false,
+        index: None,
+        how: "groups of 32: affine 4-bit",
+    };
     let wide = "groups of 12: widened, MLX has no groups of 12";
     let apart = "listed groups: widened, MLX has no groups of columns that lie apart";
     let cases = [
@@ -309,11 +331,17 @@ fn packed_integers_of_compressed_tensors() {
             ("m.weight_shape".into(), DType::I64, vec![2], shape),
         ];
         if c.zeros {
-            entries.push(words("m.weight_zero_point", DType::I32, &[zero_words, c.groups], &turned(&zeros, zero_words)));
+            entries.push(words(
+                "m.weight_zero_point",
+                DType::I32,
+                &[zero_words, c.groups],
+                &turned(&zeros, zero_words),
+            ));
         }
         let group = |i: usize| c.index.map_or(i / (c.columns / c.groups), |of| of(i));
         if c.index.is_some() {
-            entries.push(ints("m.weight_g_idx", &(0..c.columns).map(|i| group(i) as i32).collect::<Vec<_>>()));
+            entries
+                .push(ints("m.weight_g_idx", &(0..c.columns).map(|i| group(i) as i32).collect::<Vec<_>>()));
         } else if c.groups > 1 {
             entries.push(ints("m.weight_g_idx", &vec![-1; c.columns]));
         }
@@ -328,7 +356,13 @@ fn packed_integers_of_compressed_tensors() {
         };
         let wanted: Vec<f32> = (0..q.len()).map(value).collect();
         let w = weights(checkpoint);
-        assert_eq!(matrix(&w, "m", &[rows as i32, c.columns as i32]).unwrap(), wanted, "{} {}", c.bits, c.how);
+        assert_eq!(
+            matrix(&w, "m", &[rows as i32, c.columns as i32]).unwrap(),
+            wanted,
+            "{} {}",
+            c.bits,
+            c.how
+        );
         w.finish().unwrap();
     }
 }
@@ -345,13 +379,16 @@ fn signed_bytes() {
         let all: Vec<u8> = (0..rows * columns).map(|i| q(i) as u8).collect();
         let s: Vec<f32> = (0..rows * groups).map(|i| 0.25 * (i + 1) as f32).collect();
         let z: Vec<i8> = (0..rows * groups).map(|i| (i as i8 - 2) * 60).collect();
-        let mut entries =
-            vec![u8s("m.weight", DType::I8, &[rows, columns], &all), f32s("m.weight_scale", &[rows, groups], &s)];
+        let mut entries = vec![
+            u8s("m.weight", DType::I8, &[rows, columns], &all),
+            f32s("m.weight_scale", &[rows, groups], &s),
+        ];
         if zeros {
             let bytes: Vec<u8> = z.iter().map(|z| *z as u8).collect();
             entries.push(u8s("m.weight_zero_point", DType::I8, &[rows, groups], &bytes));
         }
-        let config = json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "int-quantized"}});
+        let config =
+            json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "int-quantized"}});
         let c = open(&entries, config).1;
         assert_eq!(kept(&c), format!("1 x signed 8-bit, {how}"));
         let value = |i: usize| {
@@ -382,13 +419,22 @@ fn bad_integers_of_compressed_tensors() {
     let scale = |shape: &[usize]| count("m.weight_scale", shape);
     let index = |group: i32| ints("m.weight_g_idx", &[&[0; 63][..], &[group]].concat());
     for (entries, wanted) in [
-        (vec![packed(&[9, 8]), scale(&[9, 2]), zeros(&[1, 2])], "tensor `m.weight_zero_point`: found shape [1, 2]"),
-        (vec![packed(&[9, 8]), scale(&[9, 2]), zeros(&[2, 1])], "tensor `m.weight_zero_point`: found shape [2, 1]"),
+        (
+            vec![packed(&[9, 8]), scale(&[9, 2]), zeros(&[1, 2])],
+            "tensor `m.weight_zero_point`: found shape [1, 2]",
+        ),
+        (
+            vec![packed(&[9, 8]), scale(&[9, 2]), zeros(&[2, 1])],
+            "tensor `m.weight_zero_point`: found shape [2, 1]",
+        ),
         (vec![packed(&[2, 8]), scale(&[2, 2]), index(2)], "tensor `m.weight_g_idx`: names group 2 of 2"),
         (vec![packed(&[2, 8]), scale(&[2, 2]), index(-1)], "tensor `m.weight_g_idx`: names group -1 of 2"),
         (vec![packed(&[0, 8]), scale(&[0, 2])], "tensor `m.weight_packed`: 0 rows"),
         (vec![packed(&[0, 1 << 30]), scale(&[0, 2])], "tensor `m.weight_packed`: has too many columns"),
-        (vec![signed(&[2, 64]), scale(&[3, 1])], "tensor `m.weight_scale`: found shape [3, 1], wanted [2, 1]"),
+        (
+            vec![signed(&[2, 64]), scale(&[3, 1])],
+            "tensor `m.weight_scale`: found shape [3, 1], wanted [2, 1]",
+        ),
         (vec![signed(&[2, 64]), scale(&[2, 3])], "tensor `m.weight_scale`: 3 scales for 64 columns"),
         (vec![signed(&[2, 2, 64]), scale(&[2, 1])], "tensor `m.weight`: [2, 2, 64] is no shape of a matrix"),
         (

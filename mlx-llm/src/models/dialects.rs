@@ -13,7 +13,8 @@ use serde_json::json;
 /// ERNIE 4.5: one key for all biases; neighbouring channels are rotated together.
 pub(super) fn ernie(config: &Config, w: &Weights) -> Result<Decoder<LlamaLayer>> {
     let bias: bool = config.get("use_bias")?.unwrap_or(false);
-    let keys = json!({ "attention_bias": bias, "mlp_bias": bias, "rope_traditional": true, "rms_norm_eps": 1e-5 });
+    let keys =
+        json!({ "attention_bias": bias, "mlp_bias": bias, "rope_traditional": true, "rms_norm_eps": 1e-5 });
     llama::load(&config.with_defaults(keys)?, w)
 }
 

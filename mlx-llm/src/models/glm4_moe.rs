@@ -64,7 +64,11 @@ impl MixtureConfig {
             let hidden = hidden.checked_mul(count).filter(|_| count > 0).ok_or_else(|| {
                 Error::config("n_shared_experts", count, format!("fewer blocks of {hidden} channels"))
             })?;
-            Ok::<_, Error>(SharedConfig { name: "shared_experts", mlp: MlpConfig::new(dim, hidden), gate: None })
+            Ok::<_, Error>(SharedConfig {
+                name: "shared_experts",
+                mlp: MlpConfig::new(dim, hidden),
+                gate: None,
+            })
         };
         let shared = self.n_shared_experts.filter(|&count| count != 0).map(shared).transpose()?;
         let experts = ExpertsConfig::new(dim, hidden, self.n_routed_experts);

@@ -41,7 +41,9 @@ impl Multipliers {
         ];
         match named.into_iter().find(|(_, x)| !x.is_finite()) {
             Some((key, x)) => Err(Error::config(key, x, "a finite number")),
-            None => Ok(Multipliers { logits_scaling: check_positive("logits_scaling", m.logits_scaling)?, ..m }),
+            None => {
+                Ok(Multipliers { logits_scaling: check_positive("logits_scaling", m.logits_scaling)?, ..m })
+            }
         }
     }
 

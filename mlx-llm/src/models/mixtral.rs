@@ -52,8 +52,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<MixtralLayer>
     let c: LlamaConfig = config.parse()?;
     let attention = c.attention(&config.model_type, Some(c.rope(config, Some("full_attention"))?))?;
     let (experts, k) = (config.dim("num_local_experts")?, config.dim("num_experts_per_tok")?);
-    let router =
-        RouterConfig { score: Score::TopKSoftmax, ..RouterConfig::new(c.hidden_size, experts, k) };
+    let router = RouterConfig { score: Score::TopKSoftmax, ..RouterConfig::new(c.hidden_size, experts, k) };
     let moe = MoeConfig::new(router, ExpertsConfig::new(c.hidden_size, c.intermediate_size, experts));
     let window = config.parse::<MixtralConfig>()?.sliding_window;
     decoder(

@@ -79,19 +79,14 @@ pub(super) fn load_exaone(config: &Config, w: &Weights) -> Result<Decoder<OlmoLa
             let listed = listed(&letters, c.num_hidden_layers)?;
             Kinds::of(&config.with_defaults(json!({ "layer_types": listed }))?, c.num_hidden_layers)?
         }
-        _ => Kinds::of(
-            &config.with_defaults(json!({ "sliding_window_pattern": 4 }))?,
-            c.num_hidden_layers,
-        )?,
+        _ => Kinds::of(&config.with_defaults(json!({ "sliding_window_pattern": 4 }))?, c.num_hidden_layers)?,
     };
     let rope = c.rope(config, Some("full_attention"))?;
     decoder((config, w, &c), |i, w| {
         let sliding = window.filter(|_| kinds.kind(i) == Kind::SlidingAttention);
         let rope = (window.is_none() || sliding.is_some()).then(|| rope.clone());
-        let attention = AttentionConfig {
-            qk_norm: Some(c.rms_norm_eps),
-            ..c.attention(&config.model_type, rope)?
-        };
+        let attention =
+            AttentionConfig { qk_norm: Some(c.rms_norm_eps), ..c.attention(&config.model_type, rope)? };
         Ok((Attention::load(w, &attention)?, sliding))
     })
 }

@@ -201,7 +201,8 @@ pub(super) fn fold(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
     for i in (0..c.num_hidden_layers as usize).filter(|i| c.kind(*i) == Kind::LinearAttention) {
         for part in ["in_proj_qkvz", "in_proj_ba"] {
             let name = format!("model.layers.{i}.linear_attn.{part}.weight");
-            let parts = [name.replace("in_proj_qkvz", "in_proj_qkv"), name.replace("in_proj_ba", "in_proj_a")];
+            let parts =
+                [name.replace("in_proj_qkvz", "in_proj_qkv"), name.replace("in_proj_ba", "in_proj_a")];
             if !checkpoint.contains(&name) && !parts.iter().any(|part| checkpoint.contains(part)) {
                 return Err(Error::MissingTensor(name));
             }

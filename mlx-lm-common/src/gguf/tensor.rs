@@ -170,7 +170,9 @@ impl GgufTensor {
         }
         // Where the rows of the file go, if they have moved before.
         let order: Vec<u32> = match &self.order {
-            Some(first) => first.iter().map(|to| order.get(*to as usize).copied().unwrap_or(ELSEWHERE)).collect(),
+            Some(first) => {
+                first.iter().map(|to| order.get(*to as usize).copied().unwrap_or(ELSEWHERE)).collect()
+            }
             None => order.to_vec(),
         };
         let row_blocks = self.blocks / rows;

@@ -1,6 +1,6 @@
 //! Matrices as checkpoints store them.
 
-use super::{stored::is_float};
+use super::stored::is_float;
 use crate::{Error, Result, raw::Mode};
 use mlx_rs::{Array, Dtype};
 
