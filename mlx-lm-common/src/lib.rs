@@ -13,6 +13,7 @@ pub mod gguf;
 pub mod input;
 pub mod model;
 pub mod nn;
+pub mod quantize;
 pub mod raw;
 mod tokenizer;
 pub mod turboquant;

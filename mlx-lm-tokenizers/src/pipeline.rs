@@ -1,6 +1,8 @@
 //! Any pipeline of the crate `tokenizers`, behind one small trait.
 
 use mlx_lm_common::{Error, Result};
+use serde::Serialize;
+use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokenizers::{AddedToken, Decoder, Model, Normalizer, PostProcessor, PreTokenizer, TokenizerImpl};
 
@@ -14,15 +16,17 @@ pub(crate) trait Pipeline: Send + Sync {
     fn add_tokens(&mut self, tokens: Vec<AddedToken>) -> Result<()>;
     /// One more than the highest id.
     fn vocab_size(&self) -> usize;
+    /// As `tokenizer.json` has it.
+    fn json(&self) -> Result<Value>;
 }
 
 impl<M, N, P, Q, D> Pipeline for TokenizerImpl<M, N, P, Q, D>
 where
-    M: Model + Send + Sync,
-    N: Normalizer + Send + Sync,
-    P: PreTokenizer + Send + Sync,
-    Q: PostProcessor + Send + Sync,
-    D: Decoder + Send + Sync,
+    M: Model + Serialize + Send + Sync,
+    N: Normalizer + Serialize + Send + Sync,
+    P: PreTokenizer + Serialize + Send + Sync,
+    Q: PostProcessor + Serialize + Send + Sync,
+    D: Decoder + Serialize + Send + Sync,
 {
     fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding = guarded("encode", || self.encode_fast(text, add_special))?;
@@ -47,6 +51,10 @@ where
 
     fn vocab_size(&self) -> usize {
         self.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
+    fn json(&self) -> Result<Value> {
+        guarded("write it", || Ok(serde_json::to_value(self)?))
     }
 }
 

@@ -8,6 +8,7 @@ mod cache;
 mod caches;
 mod ci;
 mod compare;
+mod convert;
 mod demo;
 mod eval;
 mod fetch;
@@ -63,6 +64,8 @@ enum Task {
     Real,
     /// Exchange prompt-cache files of every kind with mlx-lm
     Caches(caches::Arguments),
+    /// Convert models of every kind beside mlx-lm, and compare what is written
+    Convert(convert::Arguments),
     /// Compare perplexities and divergences with those of mlx-lm and numpy
     Eval,
     /// Compare tokenizers and chat templates with llama.cpp's vocabularies
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Real => real::run(),
         Task::Caches(arguments) => caches::run(&arguments),
+        Task::Convert(arguments) => convert::run(&arguments),
         Task::Eval => eval::run(),
         Task::Vocab => vocab::run(),
         Task::Models(arguments) => models::run(&arguments),

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    caches, eval, fetch, fixtures,
+    caches, convert, eval, fetch, fixtures,
     process::{cargo, output, shown, spawn, workspace},
     real, vocab,
 };
@@ -84,6 +84,7 @@ pub(crate) fn run_into(counts: &mut Counts) {
     counts.check("that crate builds no tokenizer, no downloader, no image codec", downstream_is_lean);
     counts.check("tokenizers against llama.cpp's vocabularies", vocab::run);
     counts.check("prompt-cache files, exchanged with mlx-lm", || caches::run(&Default::default()));
+    counts.check("converted models against mlx-lm's", || convert::run(&Default::default()));
     counts.check("a real model against mlx-lm", real::run);
     counts.check("perplexities and divergences against mlx-lm and numpy", eval::run);
 }

@@ -21,7 +21,7 @@ mod tokens;
 mod units;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, eval, generate, info, logits, models, nodes, template, tokenize};
+use commands::{bench, chat, convert, eval, generate, info, logits, models, nodes, template, tokenize};
 use std::io;
 use terminal::Interrupt;
 
@@ -55,6 +55,7 @@ enum Command {
     Logits(logits::Arguments),
     Bench(bench::Arguments),
     Eval(eval::Arguments),
+    Convert(convert::Arguments),
     Nodes(nodes::Arguments),
 }
 
@@ -84,6 +85,7 @@ fn run(command: Command) -> u8 {
         Command::Logits(arguments) => logits::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments, &interrupt),
+        Command::Convert(arguments) => convert::run(&arguments, &interrupt),
         Command::Nodes(arguments) => nodes::run(&arguments),
     };
     match done {

@@ -43,8 +43,9 @@ pub(crate) struct PolicyArgs {
     device: Option<On>,
 }
 
+/// A type of floats.
 #[derive(Clone, Copy, ValueEnum)]
-enum Float {
+pub(crate) enum Float {
     Float32,
     Float16,
     Bfloat16,
@@ -56,14 +57,20 @@ enum On {
     Gpu,
 }
 
-impl PolicyArgs {
-    /// The type to compute in, if one was given.
-    pub(crate) fn dtype(&self) -> Option<Dtype> {
-        self.dtype.map(|dtype| match dtype {
+impl Float {
+    pub(crate) fn dtype(self) -> Dtype {
+        match self {
             Float::Float32 => Dtype::Float32,
             Float::Float16 => Dtype::Float16,
             Float::Bfloat16 => Dtype::Bfloat16,
-        })
+        }
+    }
+}
+
+impl PolicyArgs {
+    /// The type to compute in, if one was given.
+    pub(crate) fn dtype(&self) -> Option<Dtype> {
+        self.dtype.map(Float::dtype)
     }
 
     /// The device, if one was given.

@@ -11,7 +11,7 @@ mod slots;
 pub use arena::{Arena, Block, resident, size_of};
 pub use device::{Device, gpu_available, set_default_device};
 pub use early::{begin, whole_graphs};
-pub use quantized::{Mode, dequantize, gather_qmm, quantized_matmul};
+pub use quantized::{Mode, dequantize, gather_qmm, quantize, quantized_matmul};
 pub use slice::slice;
 pub use slots::{slots, with_slots};
 

@@ -1,7 +1,7 @@
 //! Quantized operations in every mode; mlx-rs knows `affine` alone.
 
-use super::{none, one};
-use mlx_rs::{Array, error::Exception};
+use super::{check, init, none, one};
+use mlx_rs::{Array, Stream, error::Exception};
 use std::ffi::CStr;
 
 /// How packed values become numbers.
@@ -137,4 +137,44 @@ pub fn dequantize(
             )
         }
     })
+}
+
+/// Packs w [.., K]: words [.., K·bits/32], scales [.., K/group] and, in [`Mode::Affine`], biases like them.
+pub fn quantize(
+    w: &Array,
+    (group, bits, mode): (i32, i32, Mode),
+) -> Result<(Array, Array, Option<Array>), Exception> {
+    init();
+    let stream = Stream::new();
+    let parts = if mode == Mode::Affine { 3 } else { 2 };
+    // SAFETY: all handles are alive for the calls; the vector is freed once its arrays, which are references of their own, are
+    // taken out.
+    let (status, mut arrays) = unsafe {
+        let mut all = mlx_sys::mlx_vector_array_new();
+        let mut status = mlx_sys::mlx_quantize(
+            &mut all,
+            w.as_ptr(),
+            int(group),
+            int(bits),
+            mode.c_name().as_ptr(),
+            none(),
+            stream.as_ptr(),
+        );
+        let mut arrays = Vec::new();
+        for i in 0..parts {
+            let mut array = mlx_sys::mlx_array_new();
+            if status == 0 {
+                status = mlx_sys::mlx_vector_array_get(&mut array, all, i);
+            }
+            arrays.push(Array::from_ptr(array));
+        }
+        mlx_sys::mlx_vector_array_free(all);
+        (status, arrays)
+    };
+    check(status)?;
+    let biases = (parts == 3).then(|| arrays.pop()).flatten();
+    let (Some(scales), Some(weight)) = (arrays.pop(), arrays.pop()) else {
+        return Err(Exception::custom("MLX packed nothing"));
+    };
+    Ok((weight, scales, biases))
 }

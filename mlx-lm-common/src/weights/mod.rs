@@ -25,15 +25,19 @@ pub(crate) use container::open_file;
 pub use derived::{Derived, Source};
 pub use encoding::{Encoding, Kept};
 pub use jang::JangConfig;
+pub(crate) use jang::Place;
 pub(crate) use matrix::NVFP4_MAX;
 pub use matrix::{Matrix, Packed};
 pub use rotated::{Codes, Rotated, Turned};
 pub use stored::{Float8, Runs, Stored};
 pub use tensor::{Loaded, Tensor};
 
-use crate::{At, Backend, Error, Progress, Result, dtype, raw::Arena};
+use crate::{
+    At, Backend, Error, Progress, Result, dtype,
+    raw::{Arena, Device},
+};
 use mlx_rs::{Array, Dtype, ops};
-use std::{cell::Cell, cell::RefCell, fmt::Display, rc::Rc, sync::Arc};
+use std::{cell::Cell, cell::RefCell, collections::BTreeMap, fmt::Display, rc::Rc, sync::Arc};
 
 /// Called with progress while tensors are read.
 pub type LoadProgress = Arc<dyn Fn(Progress) + Send + Sync>;
@@ -55,6 +59,8 @@ struct Store {
     /// Whether zeros stand in for all tensors.
     is_zero: bool,
     shared: rotated::Shared,
+    /// Columns of the packed matrices that were asked for, by where their scales lie.
+    columns: RefCell<BTreeMap<Place, i32>>,
 }
 
 impl Weights {
@@ -71,6 +77,7 @@ impl Weights {
             on_progress,
             is_zero: false,
             shared: rotated::Shared::default(),
+            columns: RefCell::default(),
         })
     }
 
@@ -85,6 +92,25 @@ impl Weights {
             on_progress: None,
             is_zero: true,
             shared: rotated::Shared::default(),
+            columns: RefCell::default(),
+        })
+    }
+
+    /// A view whose tensors do not stay: each is in memory of its own, which goes with the array, in the types that are stored.
+    pub(crate) fn passing(checkpoint: Checkpoint) -> Weights {
+        // None of it matters to matrices and tensors as they are stored.
+        let backend =
+            Backend { device: Device::Cpu, compute: Dtype::Float32, kernels: false, compile: false };
+        Weights::of(Store {
+            checkpoint: RefCell::new(checkpoint),
+            arena: Arena::new(0),
+            backend,
+            total: 0,
+            done: Cell::new(0),
+            on_progress: None,
+            is_zero: false,
+            shared: rotated::Shared::default(),
+            columns: RefCell::default(),
         })
     }
 
@@ -139,6 +165,9 @@ impl Weights {
         let (single, place) = {
             let mut checkpoint = self.store.checkpoint.borrow_mut();
             let place = checkpoint.get(&self.path("scales")).and_then(Tensor::place);
+            if let Some(place) = place {
+                self.store.columns.borrow_mut().insert(place, columns);
+            }
             (checkpoint.widen_single_bits(&self.prefix, columns)?, place)
         };
         let whole = self.take("weight", dense)?;
@@ -164,6 +193,11 @@ impl Weights {
         Ok(Matrix::Packed(packed))
     }
 
+    /// Columns of the packed matrices that were asked for, by where their scales lie.
+    pub(crate) fn columns(&self) -> BTreeMap<Place, i32> {
+        self.store.columns.borrow().clone()
+    }
+
     /// What [`Checkpoint::remarks`] has so far.
     pub fn remarks(&self) -> Vec<String> {
         self.store.checkpoint.borrow().remarks().to_vec()
@@ -183,7 +217,8 @@ impl Weights {
         Err(Error::Shape { name: self.path(name), found: array.shape().to_vec(), wanted: shape.to_vec() })
     }
 
-    fn take(&self, name: &str, dtype: Option<Dtype>) -> Result<Loaded> {
+    /// A tensor as it is stored; floats become `dtype` if one is given.
+    pub(crate) fn take(&self, name: &str, dtype: Option<Dtype>) -> Result<Loaded> {
         let (store, path) = (&self.store, self.path(name));
         let tensor =
             store.checkpoint.borrow_mut().take(&path).ok_or_else(|| Error::MissingTensor(path.clone()))?;

@@ -1,6 +1,7 @@
 //! The tokenizer inside a GGUF file, with llama.cpp's ids.
 
 mod bpe;
+mod files;
 mod pre;
 mod spm;
 mod unigram;
@@ -14,6 +15,8 @@ use mlx_lm_common::{
 };
 use std::path::Path;
 use vocab::Vocab;
+
+pub use files::files_of_gguf;
 
 /// The special tokens that templates know by name.
 const SPECIAL: [(&str, &str); 6] = [
@@ -35,8 +38,11 @@ struct Built {
 }
 
 pub(crate) fn load(path: &Path) -> Result<AutoTokenizer> {
-    let file = Gguf::open(path)?;
-    let metadata = file.metadata();
+    build(path, Gguf::open(path)?.metadata())
+}
+
+/// The tokenizer that `metadata` of the file at `path` describe.
+fn build(path: &Path, metadata: &Metadata) -> Result<AutoTokenizer> {
     let model = metadata.str(vocab::MODEL)?;
     if matches!(model, "none" | "no_vocab") {
         let what = "has no vocabulary: this model reads token ids alone";

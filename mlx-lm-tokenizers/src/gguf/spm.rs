@@ -10,6 +10,8 @@ use mlx_lm_common::{
     Result,
     gguf::{Field, Metadata},
 };
+use serde::{Serialize, Serializer, ser::Error as _};
+use serde_json::{Value, json};
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
@@ -19,7 +21,7 @@ use tokenizers::{
     DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Token,
     TokenizerImpl,
     decoders::{byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence, strip::Strip},
-    models::bpe::BpeTrainer,
+    models::bpe::{BPE, BpeTrainer},
     normalizers::Replace,
 };
 
@@ -27,7 +29,7 @@ use tokenizers::{
 const SPACE: &str = "▁";
 
 pub(super) fn build(vocab: &Vocab, metadata: &Metadata) -> Result<Built> {
-    let space_first = metadata.optional("tokenizer.ggml.add_space_prefix", Field::bool)?.unwrap_or(true);
+    let space_first = space_first(metadata)?;
     let byte =
         |b: u8| vocab.id(&format!("<0x{b:02X}>")).or_else(|| vocab.id(std::str::from_utf8(&[b]).ok()?));
     let model = Spm {
@@ -141,6 +143,46 @@ impl Spm {
         let id = *self.ids.get(&text[start..start + bytes])?;
         Some(Pair { score: Score(self.scores[id as usize]), left: Reverse(left), right, bytes })
     }
+}
+
+impl Serialize for Spm {
+    /// The nearest of the crate's own models, as transformers converts such vocabularies: merges in the order of the scores of what they
+    /// make, and of the parts' ids where these are equal.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut merges = Vec::new();
+        for (token, whole) in self.tokens.iter().zip(0u32..) {
+            for (cut, _) in token.char_indices().skip(1) {
+                let (left, right) = token.split_at(cut);
+                if let (Some(l), Some(r)) = (self.ids.get(left), self.ids.get(right)) {
+                    merges.push((Reverse(Score(self.scores[whole as usize])), *l, *r));
+                }
+            }
+        }
+        merges.sort();
+        let text = |id: u32| self.tokens[id as usize].clone();
+        let merges = merges.into_iter().map(|(_, left, right)| (text(left), text(right))).collect();
+        let vocab: tokenizers::models::bpe::Vocab = self.ids.clone().into_iter().collect();
+        let mut model = BPE::builder().vocab_and_merges(vocab, merges).byte_fallback(true).fuse_unk(true);
+        if let Some(unknown) = self.unknown {
+            model = model.unk_token(text(unknown));
+        }
+        model.build().map_err(S::Error::custom)?.serialize(serializer)
+    }
+}
+
+/// What [`Spm`] does to a text before it looks for tokens, as a part of a `tokenizer.json`.
+pub(super) fn normalizer(metadata: &Metadata) -> Result<Value> {
+    let space = json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });
+    if !space_first(metadata)? {
+        return Ok(space);
+    }
+    let prepend = json!({ "type": "Prepend", "prepend": SPACE });
+    Ok(json!({ "type": "Sequence", "normalizers": [prepend, space] }))
+}
+
+/// Whether a text begins with a space.
+fn space_first(metadata: &Metadata) -> Result<bool> {
+    Ok(metadata.optional("tokenizer.ggml.add_space_prefix", Field::bool)?.unwrap_or(true))
 }
 
 impl Model for Spm {

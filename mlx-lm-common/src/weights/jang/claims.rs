@@ -15,7 +15,7 @@ pub(in crate::weights) struct Claims {
 }
 
 /// A file and where in it a tensor begins.
-pub(in crate::weights) type Place = (usize, u64);
+pub(crate) type Place = (usize, u64);
 
 #[derive(Clone, Debug)]
 struct Claim {
@@ -149,7 +149,7 @@ fn located(checkpoint: &Checkpoint, module: &str) -> Option<String> {
 
 impl Tensor {
     /// Where it lies, or what it is computed from first.
-    pub(in crate::weights) fn place(&self) -> Option<Place> {
+    pub(crate) fn place(&self) -> Option<Place> {
         match self {
             Tensor::Plain(t) => {
                 t.parts.first().map(|(file, offset)| (std::sync::Arc::as_ptr(file) as usize, *offset))

@@ -10,6 +10,7 @@ mod single_bits;
 mod streams;
 
 pub(super) use claims::Claims;
+pub(crate) use claims::Place;
 pub use config::JangConfig;
 
 use super::{

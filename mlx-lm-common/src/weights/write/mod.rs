@@ -69,7 +69,7 @@ pub struct Written {
 }
 
 impl FolderWriter {
-    /// Begins the folder `target`, which must not exist; the folder that it is to be in is made.
+    /// Begins the folder `target`, which must not exist or be empty; the folder that it is to be in is made.
     ///
     /// # Errors
     /// [`Error::File`] if there is something already, [`Error::Io`] where nothing can be written.
@@ -199,6 +199,8 @@ impl FolderWriter {
         refuse_existing(&self.target)?;
         let lock = self.partial.join(LOCK);
         fs::remove_file(&lock).map_err(|e| Error::io(&lock, e))?;
+        // An empty folder of this name gives way.
+        let _ = fs::remove_dir(&self.target);
         fs::rename(&self.partial, &self.target).map_err(|e| Error::io(&self.target, e))?;
         self.is_finished = true;
         Ok(Written { shards: count, bytes: self.total_bytes })
@@ -245,7 +247,9 @@ impl Drop for FolderWriter {
 }
 
 fn refuse_existing(target: &Path) -> Result<()> {
+    let is_empty = || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
     match fs::symlink_metadata(target) {
+        Ok(found) if found.is_dir() && is_empty() => Ok(()),
         Ok(_) => Err(Error::file(target, "exists already: remove it, or name another folder")),
         Err(_) => Ok(()),
     }

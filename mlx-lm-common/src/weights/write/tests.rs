@@ -126,6 +126,18 @@ fn what_exists_is_never_touched() {
 }
 
 #[test]
+fn an_empty_folder_gives_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("model");
+    fs::create_dir(&target).unwrap();
+    let mut writer = FolderWriter::create(&target, WriteOptions::default()).unwrap();
+    writer.tensor("x", &array(4)).unwrap();
+    writer.file("config.json", b"{}").unwrap();
+    writer.finish(Map::new()).unwrap();
+    assert!(target.join("config.json").is_file());
+}
+
+#[test]
 fn names_stay_in_the_folder() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = FolderWriter::create(&dir.path().join("model"), WriteOptions::default()).unwrap();

@@ -1,0 +1,122 @@
+//! `llm-tool convert`: a model in another form.
+
+use crate::{
+    model::{self, Float},
+    progress,
+    terminal::{self, Interrupt},
+    units::size,
+};
+use clap::{Args, ValueEnum};
+use mlx_llm::{
+    Error, Result,
+    common::{
+        MODEL_FILES, Progress,
+        quantize::{self, Format, Plan, Recipe, Source, Target},
+        raw::Mode,
+    },
+    registry,
+};
+use std::path::PathBuf;
+
+/// Convert a model to a folder that MLX's tools load, quantized or not
+///
+/// The tensors are those that mlx_lm.convert writes. Anything that loads can be converted: folders of Hugging Face and of MLX,
+/// GGUF files, JANG bundles, and what other toolkits have quantized. What is quantized stays as it is unless told otherwise.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// A folder, a .gguf file, owner/name[@revision], or `demo`
+    #[arg(long, alias = "hf-path", value_name = "MODEL")]
+    model: String,
+    /// The folder to write, which must not exist or be empty
+    #[arg(long, alias = "mlx-path", value_name = "DIR")]
+    out: PathBuf,
+    /// Quantize; any of the options that begin with --q does so, too
+    #[arg(short, long)]
+    quantize: bool,
+    /// Bits of a quantized value: 2, 3, 4, 5, 6 or 8 [default: 4, or what the mode has]
+    #[arg(long, value_name = "N")]
+    q_bits: Option<i32>,
+    /// Values that share a scale: 32, 64 or 128 [default: 64, or what the mode has]
+    #[arg(long, value_name = "N")]
+    q_group_size: Option<i32>,
+    /// What quantized values are
+    #[arg(long, value_name = "MODE")]
+    q_mode: Option<ModeArg>,
+    /// A recipe of two widths: values, down-projections and the head get more bits than the rest
+    #[arg(long, value_name = "RECIPE", value_parser = ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])]
+    quant_predicate: Option<String>,
+    /// Make floats of what is quantized
+    #[arg(short, long, conflicts_with_all = ["quantize", "q_bits", "q_group_size", "q_mode", "quant_predicate"])]
+    dequantize: bool,
+    /// The type of what is not quantized [default: what config.json says, else as it is stored]
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<Float>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  llm-tool convert --model Qwen/Qwen3-0.6B --out qwen3-4bit -q
+  llm-tool convert --model ./my-model --out my-model-mixed --quant-predicate mixed_3_6 --q-group-size 64
+  llm-tool convert --model ./my-model --out my-model-mxfp4 --q-mode mxfp4 --dtype bfloat16
+  llm-tool convert --model model.Q8_0.gguf --out my-model-mlx
+  llm-tool convert --model ./my-model-4bit --out my-model-float --dequantize
+
+After Ctrl-C, or if it is killed, nothing is left that loads.";
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModeArg {
+    Affine,
+    Mxfp4,
+    Mxfp8,
+    Nvfp4,
+}
+
+impl Arguments {
+    fn plan(&self) -> Result<Plan> {
+        let Arguments { q_bits, q_group_size, q_mode, quant_predicate, .. } = self;
+        let quantize = self.quantize || q_bits.is_some() || q_group_size.is_some() || q_mode.is_some();
+        if self.dequantize {
+            return Ok(Plan::Dequantize);
+        }
+        if !quantize && quant_predicate.is_none() {
+            return Ok(Plan::Keep);
+        }
+        let mode = match q_mode.unwrap_or(ModeArg::Affine) {
+            ModeArg::Affine => Mode::Affine,
+            ModeArg::Mxfp4 => Mode::Mxfp4,
+            ModeArg::Mxfp8 => Mode::Mxfp8,
+            ModeArg::Nvfp4 => Mode::Nvfp4,
+        };
+        let format = Format::new(mode, *q_bits, *q_group_size)?;
+        Plan::quantize(format, quant_predicate.as_deref().map(Recipe::named).transpose()?)
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
+    let (target, dtype) = (Target::Mlx(arguments.plan()?), arguments.dtype.map(Float::dtype));
+    let path = model::find(&arguments.model, MODEL_FILES)?;
+    let source = Source::open(&path, &registry())?;
+    let files = if source.is_gguf() { mlx_lm_tokenizers::files_of_gguf(&path)? } else { Vec::new() };
+    let (bar, watch) = (progress::bytes("converting"), interrupt.watch());
+    let mut on_progress = |p: &Progress| {
+        progress::show(&bar, p);
+        !watch.interrupted()
+    };
+    let written = quantize::convert(&source, target, dtype, &arguments.out, &files, &mut on_progress);
+    bar.finish_and_clear();
+    let written = written.map_err(|e| match e {
+        Error::Cancelled => {
+            eprintln!("stopped; nothing was written");
+            Error::Cancelled
+        }
+        other => other,
+    })?;
+    let bits = written.bits_per_weight();
+    terminal::print(&format!(
+        "{}: {}, {bits:.3} bits per weight\n",
+        arguments.out.display(),
+        size(written.bytes)
+    ))
+}
