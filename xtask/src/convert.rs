@@ -48,6 +48,16 @@ const WIDE: &str = "granite";
 /// What comes quantized.
 const QUANTIZED: [&str; 2] = ["qwen3_moe-4bit", "qwen3-mixed"];
 
+/// GGUF files, which mlx-lm does not convert: it loads what they are converted to.
+const GGUF: [&str; 6] = [
+    "llama3-gguf-q8_0",
+    "qwen3-gguf-q4_0",
+    "gemma3_text-gguf",
+    "qwen3_moe-gguf-q8_0",
+    "deepseek_v3-gguf-q8_0",
+    "phi3-gguf",
+];
+
 /// Options of `cargo xtask convert`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
@@ -90,7 +100,7 @@ fn jobs(root: &Path) -> Vec<Job> {
     let mut jobs = Vec::new();
     let mut add = |source: &str, options: &[&str], is_run: bool| {
         jobs.push(Job {
-            name: format!("{source} {}", options.join(" ")),
+            name: format!("{source} {}", options.join(" ")).replace('/', " "),
             source: root.join(source),
             options: options.iter().map(|option| option.to_string()).collect(),
             is_run,
@@ -119,6 +129,11 @@ fn jobs(root: &Path) -> Vec<Job> {
         add(source, &[], true);
         add(source, &["--dequantize"], true);
         add(source, &["--dtype=float16"], false);
+    }
+    for source in GGUF {
+        let source = format!("{source}/model.gguf");
+        add(&source, &["--dtype=float32"], true);
+        add(&source, &["-q", "--q-group-size=32", "--dtype=float32"], true);
     }
     jobs
 }

@@ -30,6 +30,7 @@ pub(super) fn write(
     if let Some(eos) = source.config.value.get("eos_token_id") {
         set_eos(&mut config, eos);
     }
+    spell_divisors(&mut config);
     if let Some(settings) = quantization(source, plan, choices, packings) {
         config.insert("quantization".into(), settings.clone());
         config.insert("quantization_config".into(), settings);
@@ -49,6 +50,23 @@ fn set_eos(config: &mut Map<String, Value>, eos: &Value) {
     if !same {
         config.insert("eos_token_id".into(), eos.clone());
     }
+}
+
+/// Divisors of rotary frequencies, which GGUF files have in place of Llama 3's scaling, in words that mlx-lm has, too: factors for long
+/// texts and short ones, which are the same.
+fn spell_divisors(config: &mut Map<String, Value>) {
+    let length = config.get("max_position_embeddings").cloned();
+    let Some(Value::Object(rope)) = config.get_mut("rope_scaling") else { return };
+    let (Some(length), Some("freq_factors")) = (length, rope.get("rope_type").and_then(Value::as_str)) else {
+        return;
+    };
+    let Some(factors) = rope.get("factors").cloned() else { return };
+    *rope = Map::from_iter([
+        ("rope_type".to_string(), "longrope".into()),
+        ("original_max_position_embeddings".to_string(), length),
+        ("short_factor".to_string(), factors.clone()),
+        ("long_factor".to_string(), factors),
+    ]);
 }
 
 /// The format of most matrices, and for each of another its own: as mlx-lm has it, an entry also for each that a rule chose, and for
