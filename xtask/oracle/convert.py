@@ -7,14 +7,17 @@ usage: convert.py convert JOBS THEIRS          converts the source of every job 
 
 JOBS is a JSON file: a list of {"name", "source", "options"}, with the options of mlx_lm.convert's function `convert`.
 """
+import importlib
 import json
 import sys
 from pathlib import Path
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from mlx_lm import convert as conversion
 from mlx_lm import utils
+
+# The package has a function of this name.
+conversion = importlib.import_module("mlx_lm.convert")
 
 TOKENS = mx.array([[1, 5, 9, 2, 7, 3, 11, 4]])
 

@@ -115,7 +115,7 @@ fn jobs(root: &Path) -> Vec<Job> {
     for mode in ["mxfp4", "mxfp8", "nvfp4"] {
         add(DENSE, &[&format!("--q-mode={mode}")], true);
         add(WIDE, &[&format!("--q-mode={mode}"), "--dtype=float32"], true);
-        add("qwen3_moe-hf", &[&format!("--q-mode={mode}")], true);
+        add("qwen3_moe-hf", &[&format!("--q-mode={mode}"), "--dtype=float32"], true);
     }
     for recipe in ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"] {
         let recipe = format!("--quant-predicate={recipe}");
