@@ -9,7 +9,7 @@ use mlx_lm_common::{
     Error, Tokenizer,
     input::{ChatInput, Message},
 };
-use mlx_lm_tokenizers::AutoTokenizer;
+use mlx_lm_tokenizers::{AutoTokenizer, files_of_gguf};
 
 const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
@@ -110,6 +110,67 @@ fn texts_come_back() {
             assert_eq!(tokenizer.decode(&ids, false).unwrap(), wanted, "tokenizer {i}");
             assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size().unwrap()));
         }
+    }
+}
+
+#[test]
+fn files_of_a_folder_make_the_same_tokenizer() {
+    let named = |file: Gguf| {
+        let file = file.with("tokenizer.ggml.bos_token_id", V::U32(1));
+        file.with("tokenizer.ggml.eos_token_id", V::U32(2))
+    };
+    // Every token has a score of its own, and each is made of two others.
+    let scored: Vec<(String, f32)> = ["▁", "h", "e", "l", "o", "he", "ll", "▁he", "llo", "hell", "▁hello"]
+        .iter()
+        .zip(1..)
+        .map(|(token, i)| (token.to_string(), -(i as f32)))
+        .collect();
+    let scored: Vec<(&str, f32)> = scored.iter().map(|(token, score)| (token.as_str(), *score)).collect();
+    let spm = named(spm(&scored, &["<user>"]));
+    let bpe = bpe("llama-bpe", &MERGES, &["<s>", "</s>"]);
+    let bpe =
+        bpe.with("tokenizer.ggml.bos_token_id", V::U32(262)).with("tokenizer.ggml.eos_token_id", V::U32(263));
+    let template = "{% for m in messages %}{{ bos_token }}{{ m.content }}{% endfor %}";
+    let files = [
+        spm.with("tokenizer.chat_template", V::Str(template.into())),
+        spm.with("tokenizer.ggml.add_space_prefix", V::Bool(false))
+            .with("tokenizer.ggml.add_bos_token", V::Bool(false)),
+        spm.with("tokenizer.ggml.add_eos_token", V::Bool(true)),
+        bpe.with("tokenizer.chat_template", V::Str(template.into())),
+        bpe.with("tokenizer.ggml.add_bos_token", V::Bool(false)),
+    ];
+    for (i, file) in files.iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        std::fs::write(&path, file.bytes()).unwrap();
+        for (name, bytes) in files_of_gguf(&path).unwrap() {
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        let (found, wanted) = (AutoTokenizer::load(dir.path()).unwrap(), AutoTokenizer::load(&path).unwrap());
+        for text in TEXTS.into_iter().chain(["hello hello", "<user>hello</s>", "ohellhe llo"]) {
+            for special in [false, true] {
+                let ids = wanted.encode(text, special).unwrap();
+                assert_eq!(found.encode(text, special).unwrap(), ids, "file {i}: {text:?}");
+                assert_eq!(
+                    found.decode(&ids, true).unwrap(),
+                    wanted.decode(&ids, true).unwrap(),
+                    "file {i}: {text:?}"
+                );
+            }
+        }
+        assert_eq!(
+            (found.bos(), found.special_tokens()),
+            (wanted.bos(), wanted.special_tokens()),
+            "file {i}"
+        );
+        assert_eq!(found.has_chat_template(), wanted.has_chat_template(), "file {i}");
+        if found.has_chat_template() {
+            let chat = ChatInput::new(&[Message::user("hello")]);
+            assert_eq!(found.render(&chat).unwrap(), wanted.render(&chat).unwrap());
+        }
+        let generation = std::fs::read_to_string(dir.path().join("generation_config.json")).unwrap();
+        let generation: serde_json::Value = serde_json::from_str(&generation).unwrap();
+        assert_eq!(generation["eos_token_id"], wanted.eos()[0]);
     }
 }
 

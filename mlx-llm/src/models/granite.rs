@@ -5,7 +5,7 @@ use super::{gemma3::check_positive, llama::LlamaConfig};
 use mlx_lm_common::{
     Config, Error, Result,
     cache::{AttentionSpec, LayerCache},
-    model::{Decoder, Layer, Scales, load_layers},
+    model::{Decoder, Layer, Scales, Written, load_layers},
     nn::{
         Attention, Embedding, ExpertsConfig, FeedForward, Head, KeysValues, MlpConfig, MoeConfig, Norm,
         RouterConfig, Score, fused_with, scalar,
@@ -120,6 +120,16 @@ pub(super) fn mixture(config: &Config, c: &LlamaConfig) -> Result<MoeConfig> {
     };
     Ok(MoeConfig::new(router, ExpertsConfig::new(c.hidden_size, c.intermediate_size, experts)))
 }
+
+/// mlx-lm keeps wide what has so small values that their scales would underflow in narrow floats.
+pub(super) const WRITTEN: Written =
+    Written { eight_bits: &["self_attn.o_proj", "mlp.down_proj", "lm_head"], ..Written::PLAIN };
+
+/// With experts.
+pub(super) const WRITTEN_MOE: Written = Written {
+    eight_bits: &["block_sparse_moe.router.layer", "self_attn.o_proj", "mlp.down_proj", "lm_head"],
+    ..Written::PLAIN
+};
 
 /// Experts are published stacked, gate and up in one.
 pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {

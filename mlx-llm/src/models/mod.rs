@@ -62,8 +62,8 @@ pub const MODELS: &[Architecture] = &architectures![
     "glm4": remap, glm4::load => fold(glm4::fold);
     "glm4_moe": glm4_moe::remap, glm4_moe::load;
     "gpt_oss": gpt_oss::remap, gpt_oss::load => written(gpt_oss::WRITTEN);
-    "granite": granite::remap, granite::load;
-    "granitemoe": granite::remap, granite::load;
+    "granite": granite::remap, granite::load => written(granite::WRITTEN);
+    "granitemoe": granite::remap, granite::load => written(granite::WRITTEN_MOE);
     "kimi_k2": deepseek::remap, deepseek::load => fold(deepseek::fold), written(deepseek::WRITTEN);
     "lfm2": lfm2::remap, lfm2::load;
     "lfm2_moe": lfm2::remap, lfm2::load => written(lfm2::WRITTEN);
