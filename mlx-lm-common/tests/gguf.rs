@@ -6,12 +6,12 @@
 mod builder;
 mod memory;
 mod mutate;
-#[path = "common/parts.rs"]
-mod parts;
+#[path = "common/read.rs"]
+mod read;
 
 use builder::{Builder, kind, list, open, string, tokens};
 use mlx_lm_common::gguf::{Field, List, Value};
-use parts::try_read;
+use read::try_read;
 
 fn file() -> Builder {
     Builder::new().str("a.key", "text").zeros("t", &[32, 2]).zeros("u", &[8])

@@ -8,12 +8,17 @@ mod blocks;
 mod builder;
 #[path = "common/parts.rs"]
 mod parts;
+#[path = "common/random.rs"]
+mod random;
+#[path = "common/read.rs"]
+mod read;
 
-use blocks::{EXTREMES, FORMATS, Format, Random};
+use blocks::{FORMATS, Format};
 use builder::Builder;
 use mlx_lm_common::gguf::{Element, GgufTensor, Kind, Output, Read};
 use mlx_rs::{Array, ops};
 use parts::{assert_same, read, stream};
+use random::{EXTREMES, Random};
 
 /// A file with one tensor, and that tensor.
 fn tensor(format: &Format, dims: &[u64], data: Vec<u8>) -> GgufTensor {

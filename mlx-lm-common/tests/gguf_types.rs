@@ -2,18 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "common/blocks.rs"]
-mod blocks;
 #[path = "common/gguf.rs"]
 mod builder;
 #[path = "common/parts.rs"]
 mod parts;
+#[path = "common/random.rs"]
+mod random;
+#[path = "common/read.rs"]
+mod read;
 
-use blocks::{EXTREMES, Random};
 use builder::Builder;
 use half::{bf16, f16};
 use mlx_lm_common::gguf::{Element, GgufTensor, Kind, Read};
-use parts::{assert_same, read, try_read};
+use parts::{assert_same, read};
+use random::{EXTREMES, Random};
+use read::try_read;
 use serde_json::Value;
 
 /// A type as `xtask/oracle/gguf_blocks.py` recorded it.

@@ -61,7 +61,7 @@ pub(super) fn open(path: &Path) -> Result<Part> {
             number + 1
         ))
     })?;
-    let mut first = if number == 0 { part } else { Part::open(&path_of(&stem, 0, count))? };
+    let mut first = if number == 0 { part } else { existing(&stem, 0, count)? };
     let mut files: BTreeMap<String, Arc<CheckpointFile>> = BTreeMap::new();
     let mut infos = Vec::new();
     for number in 0..count {
@@ -91,13 +91,17 @@ pub(super) fn open(path: &Path) -> Result<Part> {
     Ok(first)
 }
 
-/// Part `number`, which must belong to the same model as the first: what both say is the same.
-fn another(first: &Part, stem: &Path, number: u32, count: u32) -> Result<Part> {
+fn existing(stem: &Path, number: u32, count: u32) -> Result<Part> {
     let path = path_of(stem, number, count);
     if !path.exists() {
         return Err(Error::file(path, format!("is missing: part {} of {count}", number + 1)));
     }
-    let part = Part::open(&path)?;
+    Part::open(&path)
+}
+
+/// Part `number`, which must belong to the same model as the first: what both say is the same.
+fn another(first: &Part, stem: &Path, number: u32, count: u32) -> Result<Part> {
+    let part = existing(stem, number, count)?;
     for (key, value) in part.metadata.iter().filter(|(key, _)| ![NUMBER, "general.alignment"].contains(key)) {
         if first.metadata.get(key).is_some_and(|field| field.value() != value) {
             let other = first.source.path().display();

@@ -1,5 +1,6 @@
 //! ggml's block formats, value by value, written from their description rather than for speed.
 
+use crate::random::Random;
 use half::{bf16, f16};
 
 /// ggml's number of a type, its values and bytes for a block, where its float16 numbers are, and value `i` of a block.
@@ -146,23 +147,6 @@ pub(crate) const FORMATS: [Format; 11] = [
     },
     Format { name: "Q6_K", id: 14, values: 256, bytes: 210, halves: &[208], code: None, value: q6_k },
 ];
-
-/// Numbers that look random (splitmix64).
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-}
-
-/// The smallest, the largest and the oddest: zero, subnormal, normal at both ends, either sign.
-pub(crate) const EXTREMES: [u16; 12] =
-    [0, 0x8000, 1, 0x8001, 0x3ff, 0x400, 0x87ff, 0x3c00, 0xbc01, 0x5bff, 0x7bff, 0xfbff];
 
 impl Format {
     /// Blocks of random bytes, their float16 numbers finite and, from `extremes` on, as bad as they get.

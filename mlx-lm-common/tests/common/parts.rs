@@ -1,9 +1,9 @@
 //! GGUF tensors in memory, and what they mean there.
 
+use crate::read::try_read;
 use half::{bf16, f16};
 use mlx_lm_common::{
-    Result,
-    gguf::{Element, GgufTensor, Kind, Output, Read},
+    gguf::{Element, GgufTensor, Kind, Read},
     raw::{self, Mode},
 };
 use mlx_rs::{Array, Dtype};
@@ -16,28 +16,10 @@ pub(crate) struct Parts {
     pub(crate) biases: Vec<u8>,
 }
 
-/// Reads a tensor into fresh memory.
-pub(crate) fn try_read(t: &GgufTensor) -> Result<(Read, Parts)> {
-    let kind = t.kind();
-    let (weight, scales, biases) = match kind {
-        Kind::Dense { bytes, .. } => (bytes, 0, 0),
-        Kind::Affine { weight_bytes, scale_bytes, .. } => (weight_bytes, scale_bytes, scale_bytes),
-        Kind::Float4 { weight_bytes, scale_bytes, .. } => (weight_bytes, scale_bytes, 0),
-    };
-    let mut parts = Parts { kind, weight: vec![0; weight], scales: vec![0; scales], biases: vec![0; biases] };
-    let Parts { weight, scales, biases, .. } = &mut parts;
-    let output = match kind {
-        Kind::Dense { .. } => Output::Dense(weight),
-        Kind::Affine { .. } => Output::Affine { weight, scales, biases },
-        Kind::Float4 { .. } => Output::Float4 { weight, scales },
-    };
-    Ok((t.read_into(output)?, parts))
-}
-
-/// As [`try_read`], for good tensors.
-#[allow(dead_code)]
+/// Reads a good tensor into fresh memory.
 pub(crate) fn read(t: &GgufTensor) -> (Read, Parts) {
-    try_read(t).unwrap()
+    let (outcome, [weight, scales, biases]) = try_read(t).unwrap();
+    (outcome, Parts { kind: t.kind(), weight, scales, biases })
 }
 
 fn floats(bytes: &[u8], element: Element) -> Vec<f32> {
@@ -122,7 +104,6 @@ impl Parts {
     }
 }
 
-#[allow(dead_code)]
 pub(crate) fn assert_same(what: &str, found: &[f32], wanted: &[f32]) {
     assert_eq!(found.len(), wanted.len(), "{what}");
     for (i, (f, w)) in found.iter().zip(wanted).enumerate() {
