@@ -1,9 +1,10 @@
-"""Records what the package gguf says that blocks of every quantized type mean, for mlx-lm-common/tests/gguf_types.rs.
+"""Records what the package gguf says that blocks of every quantized type mean, for mlx-lm-common/tests/gguf_types.rs, and which blocks
+it makes of values, for mlx-lm-common/src/gguf/write/blocks.
 
     pip install gguf==0.19.0 numpy
     python xtask/oracle/gguf_blocks.py
 
-The blocks look random, and both sides make them from the same numbers; so a hash of each block's values is all that is recorded.
+Blocks and values look random, and both sides make them from the same numbers; so a hash of each block's values is all that is recorded.
 """
 
 import json
@@ -67,6 +68,28 @@ def fnv(data):
     return f"{value:016x}"
 
 
+WRITTEN = ["F32", "F16", "BF16", "Q8_0", "Q4_0"]
+
+
+def written_values():
+    """Blocks of values: zeros of either sign, halves between codes, equal magnitudes, values of one size and of many."""
+    blocks = [[0.0] * 32, [-0.0] * 32]
+    blocks += [[127.0] + [i / 2 - 7.75 for i in range(31)], [-8.0] + [i / 4 - 3.75 for i in range(31)]]
+    blocks += [[-3.0, 3.0] * 16, [3.0, -3.0] * 16]
+    draw = random(7)
+    for i in range(58):
+        row = [next(draw) for _ in range(32)]
+        powers = [i % 20 - 10] * 32 if i % 2 else [r % 32 - 16 for r in row]
+        blocks.append([((r >> 40) - 2**23) * 2.0 ** (power - 23) for r, power in zip(row, powers)])
+    return np.array(blocks, np.float32)
+
+
+def record_written():
+    values = written_values()
+    record = {name: [fnv(quants.quantize(block, Type[name]).tobytes()) for block in values] for name in WRITTEN}
+    (DATA / "gguf_written.json").write_text(json.dumps(record).replace("], ", "],\n") + "\n")
+
+
 def main():
     record = {}
     for name, halves in HALVES.items():
@@ -82,6 +105,7 @@ def main():
         record[name] = {"id": kind.value, "values": values, "bytes": size, "halves": halves, "hashes": hashes}
     text = json.dumps(record).replace('"hashes"', '\n  "hashes"').replace("]}, ", "]},\n")
     (DATA / "gguf_blocks.json").write_text(text + "\n")
+    record_written()
 
 
 main()

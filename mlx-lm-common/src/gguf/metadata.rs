@@ -68,6 +68,17 @@ impl Strings {
     }
 }
 
+impl<'a> FromIterator<&'a str> for Strings {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(all: I) -> Strings {
+        let mut strings = Strings::default();
+        for text in all {
+            strings.text.push_str(text);
+            strings.ends.push(strings.text.len());
+        }
+        strings
+    }
+}
+
 /// The key-value pairs of a GGUF file.
 ///
 /// Two ways in: `metadata.u32("llama.block_count")?` for a key that must be there, and
@@ -85,6 +96,11 @@ pub struct Field<'a> {
 }
 
 impl Metadata {
+    /// Sets the value at `key`.
+    pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) {
+        self.pairs.insert(key.into(), value.into());
+    }
+
     /// The value at `key`.
     pub fn get(&self, key: &str) -> Option<Field<'_>> {
         self.pairs.get_key_value(key).map(|(key, value)| Field { key, value })
@@ -226,6 +242,36 @@ impl<'a> Field<'a> {
     pub fn u8s(self) -> Result<&'a [u8]> {
         let Value::List(List::U8(b)) = self.value else { return Err(self.wanted("an array of uint8")) };
         Ok(b)
+    }
+}
+
+impl From<u32> for Value {
+    fn from(n: u32) -> Value {
+        Value::Int(n.into())
+    }
+}
+
+impl From<f32> for Value {
+    fn from(x: f32) -> Value {
+        Value::Float(x.into())
+    }
+}
+
+impl From<bool> for Value {
+    fn from(b: bool) -> Value {
+        Value::Bool(b)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        Value::Str(text.into())
+    }
+}
+
+impl From<List> for Value {
+    fn from(list: List) -> Value {
+        Value::List(list)
     }
 }
 

@@ -15,10 +15,12 @@ mod split;
 mod tensor;
 mod types;
 mod unpack;
+mod write;
 
 pub use metadata::{Field, List, Metadata, Strings, Value};
 pub use tensor::{GgufTensor, Kind, Output, Read};
 pub use types::Element;
+pub use write::{FileType, GgufWriter};
 
 use crate::{Result, file::CheckpointFile, weights::Checkpoint};
 use header::TensorInfo;

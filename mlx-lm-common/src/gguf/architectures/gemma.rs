@@ -11,7 +11,7 @@ use crate::{Result, gguf::List, weights::Checkpoint};
 use serde_json::{Value, json};
 
 /// Names of layers with a norm before and after each block.
-pub(super) const SANDWICH: Names = &[
+pub(in crate::gguf) const SANDWICH: Names = &[
     ("post_attention_norm", "post_attention_layernorm"),
     ("ffn_norm", "pre_feedforward_layernorm"),
     ("post_ffw_norm", "post_feedforward_layernorm"),

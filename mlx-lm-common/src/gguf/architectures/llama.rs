@@ -147,9 +147,12 @@ pub(super) fn interleaved(keys: &Keys<'_>, info: &TensorInfo) -> Result<Option<V
         return Err(Error::Shape { name: info.name.clone(), found: info.shape.clone(), wanted });
     }
     let (dim, rotated) = (heads.dim as usize, rotated as usize);
-    let place = |row: usize| {
-        let (head, within) = (row / dim, row % dim);
-        if head < rotated { (head * dim + within % 2 * (dim / 2) + within / 2) as u32 } else { row as u32 }
-    };
+    let place = |row: usize| (if row / dim < rotated { interleaved_row(row, dim) } else { row }) as u32;
     Ok(Some((0..rows as usize).map(place).collect()))
+}
+
+/// Which row of a published tensor a row of the file is, in heads of `dim` rows.
+pub(in crate::gguf) fn interleaved_row(row: usize, dim: usize) -> usize {
+    let (head, within) = (row / dim, row % dim);
+    head * dim + within % 2 * (dim / 2) + within / 2
 }

@@ -21,6 +21,10 @@ mod qwen;
 mod qwen_next;
 mod rope;
 
+pub(super) use gemma::SANDWICH;
+pub(super) use llama::interleaved_row;
+pub(super) use names::{ROPE_FREQS, in_file};
+
 use super::{Gguf, GgufTensor, header::TensorInfo};
 use crate::{
     Error, Result,

@@ -1,10 +1,10 @@
 //! Published names of tensors.
 
 /// GGUF's name and the published one: of modules, to which `weight` or `bias` belongs, or, with `=` in front, of single tensors.
-pub(super) type Names = &'static [(&'static str, &'static str)];
+pub(in crate::gguf) type Names = &'static [(&'static str, &'static str)];
 
 /// Divisors of the rotary frequencies; part of the configuration.
-pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+pub(in crate::gguf) const ROPE_FREQS: &str = "rope_freqs.weight";
 /// The same for texts longer than those of the first training, and for others.
 pub(super) const ROPE_FACTORS: [&str; 2] = ["rope_factors_long.weight", "rope_factors_short.weight"];
 
@@ -55,6 +55,21 @@ pub(super) fn published(name: &str, top: Names, layer: Names) -> String {
         None => find(name, &[top, TOP]),
     };
     renamed.unwrap_or_else(|| name.into())
+}
+
+/// The name in a file of a tensor that architectures know by `name`, which [`published`] turns back; nothing for others.
+pub(in crate::gguf) fn in_file(name: &str, layer: Names) -> Option<String> {
+    let (path, suffix) = name.rsplit_once('.').filter(|(_, suffix)| matches!(*suffix, "weight" | "bias"))?;
+    let from = |module: &str, tables: &[Names]| {
+        tables.iter().copied().flatten().find(|(_, to)| *to == module).map(|(from, _)| *from)
+    };
+    match path.strip_prefix("model.layers.") {
+        Some(rest) => {
+            let (number, module) = rest.split_once('.')?;
+            Some(format!("blk.{number}.{}.{suffix}", from(module, &[layer, LAYER])?))
+        }
+        None => Some(format!("{}.{suffix}", from(path, &[TOP])?)),
+    }
 }
 
 fn find(name: &str, tables: &[Names]) -> Option<String> {
