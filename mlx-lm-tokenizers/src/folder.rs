@@ -70,10 +70,17 @@ pub(crate) fn load(dir: &Path) -> Result<AutoTokenizer> {
     })
 }
 
+/// Tokenizers in forms that cannot be read.
+const OTHERS: [&str; 3] = ["tokenizer.model", "vocab.json", "tiktoken.model"];
+
+/// Whether there is a tokenizer, in whatever form.
+pub(crate) fn has_tokenizer(dir: &Path) -> bool {
+    ["tokenizer.json"].iter().chain(&OTHERS).any(|name| dir.join(name).is_file())
+}
+
 /// The error for a `tokenizer.json` that is not there.
 fn missing(dir: &Path, file: &Path, e: io::Error) -> Error {
-    let other =
-        ["tokenizer.model", "vocab.json", "tiktoken.model"].into_iter().find(|name| dir.join(name).is_file());
+    let other = OTHERS.into_iter().find(|name| dir.join(name).is_file());
     match other {
         Some(other) if e.kind() == io::ErrorKind::NotFound => {
             let how = "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of Python's transformers writes it";
@@ -216,20 +223,33 @@ impl Config {
     }
 }
 
-/// The chat templates, in transformers' order: files of their own, then `chat_template.json`, then the configuration.
 fn templates(dir: &Path, config: &Config) -> Result<ChatTemplates> {
     let mut templates = ChatTemplates::default();
+    for (name, source, origin) in sources(dir, config)? {
+        templates.insert(&name, &source, origin);
+    }
+    Ok(templates)
+}
+
+/// The chat templates of a folder: their names, what they say, and where.
+pub(crate) fn template_sources(dir: &Path) -> Result<Vec<(String, String, String)>> {
+    sources(dir, &Config::read(dir)?)
+}
+
+/// The chat templates, in transformers' order: files of their own, then `chat_template.json`, then the configuration.
+fn sources(dir: &Path, config: &Config) -> Result<Vec<(String, String, String)>> {
+    let mut sources = Vec::new();
     let mut files = jinja_files(&dir.join("additional_chat_templates"))?;
     let main = dir.join("chat_template.jinja");
     if main.is_file() {
         files.push(("default".into(), main));
     }
-    for (name, path) in &files {
-        let source = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        templates.insert(name, &source, path.display().to_string());
+    for (name, path) in files {
+        let source = fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        sources.push((name, source, path.display().to_string()));
     }
-    if !files.is_empty() {
-        return Ok(templates);
+    if !sources.is_empty() {
+        return Ok(sources);
     }
     let path = dir.join("chat_template.json");
     let separate = Config { values: read_json(&path)?.unwrap_or_default(), path };
@@ -243,11 +263,12 @@ fn templates(dir: &Path, config: &Config) -> Result<ChatTemplates> {
             Templates::Map(map) => map.into_iter().collect(),
         };
         for (name, source) in named {
-            templates.insert(&name, &source, format!("{}: `chat_template` {name}", config.path.display()));
+            let origin = format!("{}: `chat_template` {name}", config.path.display());
+            sources.push((name, source, origin));
         }
         break;
     }
-    Ok(templates)
+    Ok(sources)
 }
 
 /// The `.jinja` files of a folder that may not be there, by name.

@@ -23,6 +23,6 @@ mod template;
 
 pub use auto::{AutoTokenizer, AutoTokenizerLoader};
 pub use chrono;
-pub use gguf::files_of_gguf;
+pub use gguf::{files_of_gguf, gguf_metadata};
 pub use special::SpecialTokens;
 pub use template::{ChatTemplate, Clock, Limits};

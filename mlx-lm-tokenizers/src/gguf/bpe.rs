@@ -24,7 +24,7 @@ use tokenizers::{
     },
 };
 
-const MERGES: &str = "tokenizer.ggml.merges";
+pub(super) const MERGES: &str = "tokenizer.ggml.merges";
 
 /// GPT-2's kind: text is cut in the way of the file's `pre` type.
 pub(super) fn build(vocab: &Vocab, metadata: &Metadata) -> Result<Built> {

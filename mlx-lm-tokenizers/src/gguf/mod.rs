@@ -7,6 +7,7 @@ mod spm;
 mod unigram;
 mod vocab;
 mod wordpiece;
+mod write;
 
 use crate::{AutoTokenizer, SpecialTokens, auto::Edge, pipeline::Pipeline, template::ChatTemplates};
 use mlx_lm_common::{
@@ -17,6 +18,7 @@ use std::path::Path;
 use vocab::Vocab;
 
 pub use files::files_of_gguf;
+pub use write::gguf_metadata;
 
 /// The special tokens that templates know by name.
 const SPECIAL: [(&str, &str); 6] = [

@@ -57,6 +57,26 @@ pub(super) fn named(name: &str) -> Result<&'static Pre> {
     })
 }
 
+/// The name of the kind of byte-level vocabularies that cuts a text by these expressions.
+pub(super) fn name_of(splits: &[String], whole_words: bool) -> Option<&'static str> {
+    let same = |pre: &&Pre| {
+        pre.spelling == Spelling::Bytes
+            && pre.whole_words == whole_words
+            && pre.splits.len() == splits.len()
+            && pre.splits.iter().zip(splits).all(|(a, b)| canonical(a) == canonical(b))
+    };
+    KINDS.iter().find(same).and_then(|pre| pre.names.first().copied())
+}
+
+/// One spelling of what publishers and llama.cpp write in several ways.
+fn canonical(expression: &str) -> String {
+    const CASELESS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
+    const CASES: &str = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])";
+    let expression = expression.replace(CASELESS, CASES);
+    // What is left over is a piece anyway.
+    expression.strip_suffix(r"|\s+").map_or(expression.clone(), str::to_string)
+}
+
 const fn cut(names: &'static [&'static str], splits: &'static [&'static str]) -> Pre {
     Pre { names, splits, spelling: Spelling::Bytes, whole_words: false, bos: Bos::Told }
 }
@@ -157,14 +177,14 @@ const LINES: &str = "[^\\n]+|[\\n]+";
 /// Cuts a number into threes from its end, once it is a piece of its own. (A look at all that follows, at every three digits, would take
 /// a time that grows with the square of their number.)
 const THREES: &str = r"\A\p{N}{1,2}(?=(?:\p{N}{3})+\z)|\p{N}{3}";
-const DIGIT: &str = r"\p{N}";
+pub(super) const DIGIT: &str = r"\p{N}";
 const NEWLINE: &str = r"[\r\n]";
 const CJK: &str = "[\u{4e00}-\u{9fa5}\u{800}-\u{4e00}\u{ac00}-\u{d7ff}]+";
 const KANA: &str = "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+";
 /// `\s+$`, told not to try again at every space of a long run.
 const SPACES_AT_END: &str = r"(?<!\s)\s+$";
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 const LLAMA3: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";

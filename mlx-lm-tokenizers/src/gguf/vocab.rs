@@ -15,9 +15,9 @@ pub(super) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 pub(super) const SEPARATOR: &str = "tokenizer.ggml.seperator_token_id";
 pub(super) const PADDING: &str = "tokenizer.ggml.padding_token_id";
 pub(super) const MASK: &str = "tokenizer.ggml.mask_token_id";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const TYPES: &str = "tokenizer.ggml.token_type";
-const SCORES: &str = "tokenizer.ggml.scores";
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(super) const TYPES: &str = "tokenizer.ggml.token_type";
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
 
 /// What a token is for. The numbers are those of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
