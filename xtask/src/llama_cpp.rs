@@ -15,17 +15,40 @@ use crate::{
     python::{CMAKE, Environment},
 };
 
-const PROGRAM: &str = "bench";
+/// The programs of `oracle/llama_cpp`, each a source file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Program {
+    /// Measures speed.
+    Bench,
+    /// Writes the logits after each of some tokens.
+    Logits,
+    /// Prints the tokens of texts.
+    Tokens,
+}
 
-/// The measuring program (`oracle/llama_cpp/bench.cpp`), optimized for this machine.
-pub(super) fn program() -> Result<PathBuf> {
+const PROGRAMS: [Program; 3] = [Program::Bench, Program::Logits, Program::Tokens];
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Program::Bench => "bench",
+            Program::Logits => "logits",
+            Program::Tokens => "tokens",
+        }
+    }
+}
+
+/// The program, optimized for this machine.
+pub(crate) fn program(which: Program) -> Result<PathBuf> {
     let options = options();
     let sources = concat!(
-        include_str!("../../oracle/llama_cpp/CMakeLists.txt"),
-        include_str!("../../oracle/llama_cpp/bench.cpp")
+        include_str!("../oracle/llama_cpp/CMakeLists.txt"),
+        include_str!("../oracle/llama_cpp/bench.cpp"),
+        include_str!("../oracle/llama_cpp/logits.cpp"),
+        include_str!("../oracle/llama_cpp/tokens.cpp")
     );
     let made_from = format!("{LLAMA_CPP:?}\n{CMAKE:?}\n{options:?}\n{sources}");
-    Ok(cache::provide("bench/llama.cpp", &made_from, |out| build(&options, out))?.join(PROGRAM))
+    Ok(cache::provide("bench/llama.cpp", &made_from, |out| build(&options, out))?.join(which.name()))
 }
 
 fn build(options: &[String], out: &Path) -> Result<()> {
@@ -55,8 +78,11 @@ fn build(options: &[String], out: &Path) -> Result<()> {
     configure.arg(format!("-DSOURCE={}", sources.display()));
     configure.arg(format!("-DCMAKE_MAKE_PROGRAM={}", tools.program("bin/ninja").display()));
     output(&mut configure)?;
-    output(Command::new(&cmake).arg("--build").arg(&folder).args(["--target", PROGRAM]))?;
-    fs::rename(folder.join(PROGRAM), out.join(PROGRAM)).context("llama.cpp's build left no program")?;
+    let names = PROGRAMS.map(Program::name);
+    output(Command::new(&cmake).arg("--build").arg(&folder).arg("--target").args(names))?;
+    for name in names {
+        fs::rename(folder.join(name), out.join(name)).context("llama.cpp's build left no program")?;
+    }
     cache::remove(&folder)?;
     cache::remove(&sources)
 }

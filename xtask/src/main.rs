@@ -13,6 +13,8 @@ mod demo;
 mod eval;
 mod fetch;
 mod fixtures;
+mod gguf;
+mod llama_cpp;
 mod models;
 mod process;
 mod python;
@@ -66,6 +68,8 @@ enum Task {
     Caches(caches::Arguments),
     /// Convert models of every kind beside mlx-lm, and compare what is written
     Convert(convert::Arguments),
+    /// Compare GGUF files that we write with what the package gguf and llama.cpp read of them
+    Gguf(gguf::Arguments),
     /// Compare perplexities and divergences with those of mlx-lm and numpy
     Eval,
     /// Compare tokenizers and chat templates with llama.cpp's vocabularies
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         Task::Real => real::run(),
         Task::Caches(arguments) => caches::run(&arguments),
         Task::Convert(arguments) => convert::run(&arguments),
+        Task::Gguf(arguments) => gguf::run(&arguments),
         Task::Eval => eval::run(),
         Task::Vocab => vocab::run(),
         Task::Models(arguments) => models::run(&arguments),

@@ -5,8 +5,9 @@ use std::{fmt, path::PathBuf, process::Command};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-use super::{Peer, llama_cpp, models::Model};
+use super::{Peer, models::Model};
 use crate::{
+    llama_cpp::{self, Program},
     process::{LlmTool, Profile, output, shown},
     python::{Environment, MEASURED},
 };
@@ -26,7 +27,10 @@ impl Programs {
     pub(super) fn ready(peers: &[Peer]) -> Result<Programs> {
         Ok(Programs {
             mlx_lm: peers.contains(&Peer::MlxLm).then(|| Environment::ready(&MEASURED)).transpose()?,
-            llama_cpp: peers.contains(&Peer::LlamaCpp).then(llama_cpp::program).transpose()?,
+            llama_cpp: peers
+                .contains(&Peer::LlamaCpp)
+                .then(|| llama_cpp::program(Program::Bench))
+                .transpose()?,
             ours: LlmTool::built(Profile::Release)?,
         })
     }

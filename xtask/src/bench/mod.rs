@@ -2,7 +2,6 @@
 //! slows all of them.
 
 mod engines;
-mod llama_cpp;
 mod models;
 mod nodes;
 mod report;
