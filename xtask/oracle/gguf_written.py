@@ -119,11 +119,13 @@ def sentence_piece(kind):
     gemma = kind == "spm"
     special = ["<pad>", "<eos>", "<bos>", "<unk>"] if gemma else ["<unk>", "<s>", "</s>"]
     added = special + (["<start_of_turn>", "\n\n", "▁▁"] if gemma else [])
-    tokens = special + [f"<0x{b:02X}>" for b in range(256)] + [a for a in added if a not in special] + pieces
+    tokens = special + [f"<0x{b:02X}>" for b in range(256)] + [a for a in added if a not in special] + ["\n"] + pieces
     tokens = list(dict.fromkeys(tokens))
     vocab = {token: i for i, token in enumerate(tokens)}
     merges = []
-    for piece in (p for p in pieces if p not in added):
+    # Runs of white space merge first, and are looked for besides.
+    runs = [a for a in added if a not in special and not a.startswith("<")]
+    for piece in runs + [p for p in pieces if p not in added]:
         ways = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
         merges += sorted((w for w in ways if w[0] in vocab and w[1] in vocab), key=lambda w: (vocab[w[0]], vocab[w[1]]))
     spaces = dict(type="Replace", pattern={"String": " "}, content="▁")

@@ -7,6 +7,7 @@
 mod configuration;
 mod folder;
 mod format;
+mod gguf;
 mod plan;
 mod recipe;
 mod source;
@@ -16,16 +17,26 @@ pub use plan::{Choice, Plan};
 pub use recipe::Recipe;
 pub use source::{Module, OnProgress, Sink, Source};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    gguf::{FileType, Metadata},
+};
 use mlx_rs::Dtype;
 use serde_json::Value;
 use std::path::Path;
 
 /// What a model is converted to.
 #[derive(Clone, Copy, Debug)]
-pub enum Target {
+pub enum Target<'a> {
     /// A folder that mlx-lm loads.
     Mlx(Plan),
+    /// A GGUF file that llama.cpp loads. Its type says what floats become.
+    Gguf {
+        /// The type of matrices.
+        kind: FileType,
+        /// What the file says besides what the configuration does: its tokenizer, its name.
+        metadata: &'a Metadata,
+    },
 }
 
 /// A file that is written beside the tensors: its name and contents.
@@ -50,7 +61,7 @@ impl Converted {
 }
 
 /// Writes `source` to `out`, which must not exist. Floats become `dtype`; without it, what the configuration says, as in mlx-lm, or
-/// else they keep their type. `files` are written, too, and take the place of those of the source.
+/// else they keep their type. `files` are written, too, and take the place of those of the source; a GGUF file is by itself.
 ///
 /// All of it is written, or nothing: see [`write`](crate::weights::write).
 ///
@@ -59,7 +70,7 @@ impl Converted {
 /// reading and writing.
 pub fn convert(
     source: &Source,
-    target: Target,
+    target: Target<'_>,
     dtype: Option<Dtype>,
     out: &Path,
     files: &[SideFile],
@@ -68,6 +79,7 @@ pub fn convert(
     let dtype = dtype.or_else(|| configured_type(source));
     match target {
         Target::Mlx(plan) => folder::write(source, plan, dtype, out, files, on_progress),
+        Target::Gguf { kind, metadata } => gguf::write(source, kind, metadata, out, on_progress),
     }
 }
 

@@ -183,7 +183,12 @@ impl Source {
                     }
                 }
             }
-            Matrix::Packed(packed) => Matrix::Dense(in_type(packed.values()?, dtype)?),
+            Matrix::Packed(packed) => {
+                // What is to be float32 is not rounded to the type of the scales first.
+                let wide = dtype.filter(|dtype| *dtype == Dtype::Float32);
+                let packed = wide.map_or(Ok(packed.clone()), |wide| packed.with_scales_in(wide))?;
+                Matrix::Dense(in_type(packed.values()?, dtype)?)
+            }
             dense => dense,
         };
         let matrix = match (matrix, choice) {

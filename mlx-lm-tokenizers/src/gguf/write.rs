@@ -71,10 +71,11 @@ struct Step {
     prepend: Option<String>,
 }
 
+/// A regular expression; texts are no way to cut that has a name.
 #[derive(Deserialize)]
-enum Pattern {
-    Regex(String),
-    String(String),
+struct Pattern {
+    #[serde(rename = "Regex")]
+    regex: Option<String>,
 }
 
 /// What an id is looked up under: the metadata's key, the tokenizer's name for it.
@@ -154,7 +155,7 @@ impl Json {
             .ok_or_else(|| foreign(format!("a pre-tokenizer that cuts by {splits:?}")))?;
         metadata.insert(vocab::MODEL, "gpt2");
         metadata.insert(PRE, pre);
-        self.tokens(tokenizer, size, metadata);
+        self.tokens(tokenizer, size, metadata, &HashMap::new());
         // A space inside a token would end it.
         let part = |text: &str| text.replace(' ', "\u{120}");
         let merges: Vec<String> = self
@@ -174,15 +175,8 @@ impl Json {
     fn sentence_piece(&self, tokenizer: &AutoTokenizer, size: usize, metadata: &mut Metadata) {
         metadata.insert(vocab::MODEL, "llama");
         metadata.insert(PRE, "default");
-        let tokens = self.tokens(tokenizer, size, metadata);
-        let mut ranks: HashMap<String, usize> = HashMap::new();
-        for (rank, merge) in self.model.merges.iter().enumerate() {
-            let whole = match merge {
-                Merge::Line(line) => line.replacen(' ', "", 1),
-                Merge::Pair(left, right) => format!("{left}{right}"),
-            };
-            ranks.entry(whole).or_insert(rank);
-        }
+        let ranks = self.ranks();
+        let tokens = self.tokens(tokenizer, size, metadata, &ranks);
         let last = self.model.merges.len();
         let score = |token: &String| -(ranks.get(token).copied().unwrap_or(last) as f32);
         metadata.insert(SCORES, List::F32(tokens.iter().map(score).collect()));
@@ -190,8 +184,27 @@ impl Json {
         metadata.insert("tokenizer.ggml.add_space_prefix", steps.into_iter().any(Step::prepends));
     }
 
-    /// Adds tokens and their types, and returns the tokens.
-    fn tokens(&self, tokenizer: &AutoTokenizer, size: usize, metadata: &mut Metadata) -> Vec<String> {
+    /// The first merge that makes each token.
+    fn ranks(&self) -> HashMap<String, usize> {
+        let mut ranks = HashMap::new();
+        for (rank, merge) in self.model.merges.iter().enumerate() {
+            let whole = match merge {
+                Merge::Line(line) => line.replacen(' ', "", 1),
+                Merge::Pair(left, right) => format!("{left}{right}"),
+            };
+            ranks.entry(whole).or_insert(rank);
+        }
+        ranks
+    }
+
+    /// Adds tokens and their types, and returns the tokens; `ranks` are those that merges make.
+    fn tokens(
+        &self,
+        tokenizer: &AutoTokenizer,
+        size: usize,
+        metadata: &mut Metadata,
+        ranks: &HashMap<String, usize>,
+    ) -> Vec<String> {
         let added: HashMap<u32, bool> = self.added_tokens.iter().map(|t| (t.id, t.special)).collect();
         let (mut tokens, mut kinds) = (Vec::with_capacity(size), Vec::with_capacity(size));
         let mut seen = HashSet::new();
@@ -203,6 +216,8 @@ impl Json {
                         (text, Kind::Unknown)
                     }
                     Some(special) if *special || looks_special(&text) => (text, Kind::Control),
+                    // Texts have no such character; it is merges that find their spaces.
+                    Some(_) if text.contains('▁') && ranks.contains_key(&text) => (text, Kind::Normal),
                     // Spaces of texts are still spaces when these are looked for.
                     Some(_) => (text.replace('▁', " "), Kind::UserDefined),
                     None if self.model.byte_fallback && is_byte(&text) => (text, Kind::Byte),
@@ -232,14 +247,14 @@ impl Step {
     fn split(&self) -> Result<Option<String>> {
         let isolated = self.behavior.as_deref() == Some("Isolated") && self.invert != Some(true)
             || self.behavior.as_deref() == Some("Removed") && self.invert == Some(true);
-        match (self.kind.as_str(), &self.pattern) {
+        match (self.kind.as_str(), self.pattern.as_ref().and_then(|p| p.regex.as_ref())) {
             ("ByteLevel", _) if self.add_prefix_space == Some(true) => {
                 Err(foreign("a space that is put before texts of bytes"))
             }
             ("ByteLevel", _) => Ok((self.use_regex != Some(false)).then(|| GPT2.into())),
             ("Digits", _) if self.individual_digits == Some(true) => Ok(Some(DIGIT.into())),
             ("Digits", _) => Ok(Some(r"\p{N}+".into())),
-            ("Split", Some(Pattern::Regex(regex))) if isolated => Ok(Some(regex.clone())),
+            ("Split", Some(regex)) if isolated => Ok(Some(regex.clone())),
             (kind, _) => Err(foreign(format!("the step {kind} of a pre-tokenizer"))),
         }
     }

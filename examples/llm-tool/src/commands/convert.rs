@@ -11,6 +11,7 @@ use mlx_llm::{
     Error, Result,
     common::{
         MODEL_FILES, Progress,
+        gguf::FileType,
         quantize::{self, Format, Plan, Recipe, Source, Target},
         raw::Mode,
     },
@@ -18,9 +19,9 @@ use mlx_llm::{
 };
 use std::path::PathBuf;
 
-/// Convert a model to a folder that MLX's tools load, quantized or not
+/// Convert a model to a folder that MLX's tools load, quantized or not, or to a GGUF file
 ///
-/// The tensors are those that mlx_lm.convert writes. Anything that loads can be converted: folders of Hugging Face and of MLX,
+/// The tensors of a folder are those that mlx_lm.convert writes; those of a GGUF file are those of llama.cpp's converter. Anything that loads can be converted: folders of Hugging Face and of MLX,
 /// GGUF files, JANG bundles, and what other toolkits have quantized. What is quantized stays as it is unless told otherwise.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -28,8 +29,8 @@ pub(crate) struct Arguments {
     /// A folder, a .gguf file, owner/name[@revision], or `demo`
     #[arg(long, alias = "hf-path", value_name = "MODEL")]
     model: String,
-    /// The folder to write, which must not exist or be empty
-    #[arg(long, alias = "mlx-path", value_name = "DIR")]
+    /// The folder to write, which must not exist or be empty; or a file that ends in .gguf, which must not exist
+    #[arg(long, alias = "mlx-path", value_name = "DIR|FILE.gguf")]
     out: PathBuf,
     /// Quantize; any of the options that begin with --q does so, too
     #[arg(short, long)]
@@ -52,6 +53,14 @@ pub(crate) struct Arguments {
     /// The type of what is not quantized [default: what config.json says, else as it is stored]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Float>,
+    /// Write a GGUF file with matrices of this type: f32, f16, bf16, q8_0 or q4_0 [default: f16]
+    #[arg(
+        long,
+        value_name = "TYPE",
+        value_parser = gguf_type,
+        conflicts_with_all = ["quantize", "q_bits", "q_group_size", "q_mode", "quant_predicate", "dequantize", "dtype"]
+    )]
+    gguf_type: Option<FileType>,
 }
 
 const EXAMPLES: &str = "\
@@ -61,6 +70,7 @@ Examples:
   llm-tool convert --model ./my-model --out my-model-mxfp4 --q-mode mxfp4 --dtype bfloat16
   llm-tool convert --model model.Q8_0.gguf --out my-model-mlx
   llm-tool convert --model ./my-model-4bit --out my-model-float --dequantize
+  llm-tool convert --model ./my-model --out my-model.Q8_0.gguf --gguf-type q8_0
 
 After Ctrl-C, or if it is killed, nothing is left that loads.";
 
@@ -72,7 +82,18 @@ enum ModeArg {
     Nvfp4,
 }
 
+fn gguf_type(name: &str) -> Result<FileType, String> {
+    let known = FileType::ALL.map(FileType::name).join(", ");
+    FileType::named(&name.to_lowercase()).ok_or_else(|| format!("found {name:?}, wanted one of {known}"))
+}
+
 impl Arguments {
+    /// The type of the GGUF file to write, if one is to be written.
+    fn gguf(&self) -> Option<FileType> {
+        let is_file = self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+        self.gguf_type.or(is_file.then_some(FileType::F16))
+    }
+
     fn plan(&self) -> Result<Plan> {
         let Arguments { q_bits, q_group_size, q_mode, quant_predicate, .. } = self;
         let quantize = self.quantize || q_bits.is_some() || q_group_size.is_some() || q_mode.is_some();
@@ -95,10 +116,26 @@ impl Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
-    let (target, dtype) = (Target::Mlx(arguments.plan()?), arguments.dtype.map(Float::dtype));
+    let (plan, dtype) = (arguments.plan()?, arguments.dtype.map(Float::dtype));
     let path = model::find(&arguments.model, MODEL_FILES)?;
     let source = Source::open(&path, &registry())?;
-    let files = if source.is_gguf() { mlx_lm_tokenizers::files_of_gguf(&path)? } else { Vec::new() };
+    let mut files = Vec::new();
+    let mut metadata;
+    let target = match arguments.gguf() {
+        Some(kind) => {
+            metadata = mlx_lm_tokenizers::gguf_metadata(&path, &source.config)?;
+            if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
+                metadata.insert("general.name", name);
+            }
+            Target::Gguf { kind, metadata: &metadata }
+        }
+        None => {
+            if source.is_gguf() {
+                files = mlx_lm_tokenizers::files_of_gguf(&path)?;
+            }
+            Target::Mlx(plan)
+        }
+    };
     let (bar, watch) = (progress::bytes("converting"), interrupt.watch());
     let mut on_progress = |p: &Progress| {
         progress::show(&bar, p);

@@ -82,8 +82,8 @@ impl Container {
         write(&mut self.file).map_err(|e| Error::io(&self.partial, e))
     }
 
-    /// Gives the file its name, and says how long it is.
-    pub(super) fn finish(mut self) -> Result<u64> {
+    /// Gives the file its name.
+    pub(super) fn finish(mut self) -> Result<()> {
         // What lies between tensors was never written and reads as zeros.
         self.file
             .set_len(self.end)
@@ -92,7 +92,7 @@ impl Container {
         refuse_existing(&self.target)?;
         fs::rename(&self.partial, &self.target).map_err(|e| Error::io(&self.target, e))?;
         self.is_finished = true;
-        Ok(self.end)
+        Ok(())
     }
 }
 

@@ -137,7 +137,7 @@ impl GgufWriter {
         self.container.tensor(index, &bytes)
     }
 
-    /// Completes the file, and says how many bytes it has.
+    /// Completes the file, and says how many bytes its tensors have.
     ///
     /// # Errors
     /// [`Error::MissingTensor`] for one that was announced and never came, [`Error::File`] if something has the file's name
@@ -145,7 +145,7 @@ impl GgufWriter {
     pub fn finish(self) -> Result<u64> {
         match self.pending.into_keys().next() {
             Some(name) => Err(Error::MissingTensor(name)),
-            None => self.container.finish(),
+            None => self.container.finish().map(|()| self.entries.iter().map(Entry::bytes).sum()),
         }
     }
 }
