@@ -108,7 +108,7 @@ fn q8_0(block: &[f32; BLOCK], out: &mut Vec<u8>) {
 
 /// A scale, so that the first value of the largest magnitude is -8, and a code for each value; the first 16 are the low nibbles.
 fn q4_0(block: &[f32; BLOCK], out: &mut Vec<u8>) {
-    let largest = block.iter().fold(0_f32, |most, x| if x.abs() > most.abs() { *x } else { most });
+    let largest = block.iter().fold(block[0], |most, x| if x.abs() > most.abs() { *x } else { most });
     let scale = largest / -8.0;
     let inverse = inverse(scale);
     out.extend(f16::from_f32(scale).to_le_bytes());
