@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     cache,
     process::{run as attached, workspace},
-    python::{Environment, ORACLE},
+    python::{Environment, JANG, ORACLE, Requirements},
 };
 
 /// Options of `cargo xtask fixtures`.
@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// A folder with every fixture. It is written once for each state of the scripts that make it.
 pub(crate) fn generated() -> Result<PathBuf> {
-    let state = state()?;
+    let state = state(&ORACLE, &SCRIPTS)?;
     cache::provide(&format!("fixtures/{}", &state[..16]), &state, |dir| {
         eprintln!(
             "  writing all parity fixtures into the cache folder (once for each change of their scripts)"
@@ -63,6 +63,19 @@ pub(crate) fn generated() -> Result<PathBuf> {
         attached(Environment::ready(&ORACLE)?.script("tiny_archs.py").arg("--all").arg("--out").arg(dir))
     })
 }
+
+/// A folder with JANG bundles, as [`generated`].
+pub(crate) fn jang() -> Result<PathBuf> {
+    let state = state(&JANG, &JANG_SCRIPTS)?;
+    cache::provide(&format!("jang/{}", &state[..16]), &state, |dir| {
+        eprintln!("  writing JANG bundles into the cache folder (once for each change of their scripts)");
+        attached(Environment::ready(&JANG)?.script("jang.py").arg("--out").arg(dir))
+    })
+}
+
+/// What writes JANG bundles, beside the files of `archs/`.
+const JANG_SCRIPTS: [&str; 6] =
+    ["checkpoint.py", "engine.py", "formats.py", "jang.py", "jang_bundles.py", "layouts.py"];
 
 /// What writes fixtures, beside the files of `archs/`.
 const SCRIPTS: [&str; 9] = [
@@ -78,16 +91,16 @@ const SCRIPTS: [&str; 9] = [
 ];
 
 /// A hash of all that decides what the fixtures hold.
-fn state() -> Result<String> {
+fn state(packages: &Requirements, scripts: &[&str]) -> Result<String> {
     let folder = workspace().join("xtask/oracle");
     let archs = fs::read_dir(folder.join("archs")).context("xtask/oracle/archs")?;
     let archs = archs.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     let is_script = |path: &PathBuf| path.extension().is_some_and(|e| e == "py");
-    let mut scripts: Vec<_> = SCRIPTS.iter().map(|name| folder.join(name)).collect();
+    let mut scripts: Vec<_> = scripts.iter().map(|name| folder.join(name)).collect();
     scripts.extend(archs.into_iter().filter(is_script));
     scripts.sort();
     let mut hash = Sha256::new();
-    hash.update(format!("{ORACLE:?} {:?}", env::var_os("FIXTURE_SEED")));
+    hash.update(format!("{packages:?} {:?}", env::var_os("FIXTURE_SEED")));
     for script in scripts {
         hash.update(script.strip_prefix(&folder).unwrap_or(&script).as_os_str().as_encoded_bytes());
         hash.update(fs::read(&script).with_context(|| script.display().to_string())?);

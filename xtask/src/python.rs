@@ -46,6 +46,14 @@ pub(crate) const MEASURED: Requirements = Requirements {
     over: Some(&ORACLE),
 };
 
+/// What writes JANG bundles and loads them, with the version of mlx-lm that it was written for.
+pub(crate) const JANG: Requirements = Requirements {
+    name: "jang",
+    purpose: "the package of the JANG format",
+    packages: &["jang==2.5.50"],
+    over: Some(&MEASURED),
+};
+
 /// What builds llama.cpp.
 pub(crate) const CMAKE: Requirements = Requirements {
     name: "cmake",

@@ -79,6 +79,10 @@ pub(crate) fn run_into(counts: &mut Counts) {
         tests.env("MLX_LM_FIXTURES", fixtures::generated()?);
         Ok(())
     });
+    counts.check("JANG bundles", || {
+        tests.env("MLX_LM_JANG_FIXTURES", fixtures::jang()?);
+        Ok(())
+    });
     counts.cargo_tests("tests of the workspace", &mut tests);
     counts.cargo_tests("tests of a crate that uses mlx-llm alone", &mut downstream("test"));
     counts.check("that crate builds no tokenizer, no downloader, no image codec", downstream_is_lean);

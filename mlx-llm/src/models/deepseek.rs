@@ -217,10 +217,6 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
     if c.n_routed_experts.is_some() {
         let hidden = config.dim("moe_intermediate_size")?;
         checkpoint.stack("experts", "switch_mlp")?;
-        if config.model_type == "mistral4" && checkpoint.jang().is_some() {
-            // Old JANG bundles have it packed, and their tools compute in float with it.
-            checkpoint.dequantize("mlp.gate", c.hidden_size)?;
-        }
         let parts = [("switch_mlp.gate_proj", hidden), ("switch_mlp.up_proj", hidden)];
         checkpoint.split("experts.gate_up_proj", -2, &parts)?;
         checkpoint.rename_module("experts.down_proj", "switch_mlp.down_proj")?;

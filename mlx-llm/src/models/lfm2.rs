@@ -164,13 +164,16 @@ fn complete(config: &Config) -> Result<Config> {
 pub(super) const WRITTEN: Written =
     Written { eight_bits: &["feed_forward.gate"], keeps_type: &["expert_bias"], ..Written::PLAIN };
 
-/// Convolutions are published as torch has them, experts one by one, where mlx-lm also gives dense layers the usual names.
+/// Convolutions are published as torch has them, experts one by one, where mlx-lm also gives dense layers the usual names; JANG's
+/// writer does it always.
 pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
     super::remap(checkpoint, &complete(config)?)?;
-    if config.model_type == "lfm2_moe" {
-        for (from, to) in [("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")] {
-            checkpoint.rename_module(from, to)?;
-        }
+    let mixture = config.model_type == "lfm2_moe";
+    for (short, long) in [("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")] {
+        let (from, to) = if mixture { (short, long) } else { (long, short) };
+        checkpoint.rename_module(from, to)?;
+    }
+    if mixture {
         checkpoint.stack("experts", "switch_mlp")?;
     }
     checkpoint.conv_to_mlx(|name| name.ends_with("conv.conv.weight"))

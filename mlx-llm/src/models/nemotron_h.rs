@@ -258,14 +258,12 @@ pub(super) const WRITTEN: Written =
     Written { floats: &["mixer.gate"], keeps_type: &["e_score_correction_bias", "A_log"], ..Written::PLAIN };
 
 /// Experts are published one by one, convolutions as torch has them, and with layers that predict further tokens.
-pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
+pub(super) fn remap(checkpoint: &mut Checkpoint, _: &Config) -> Result<()> {
     checkpoint.ignore(|name| name.starts_with("mtp."));
     // What transformers 5 calls it.
     checkpoint.rename_prefix("model.", "backbone.")?;
     checkpoint.conv_to_mlx(|name| name.ends_with(".mixer.conv1d.weight"))?;
     checkpoint.stack("mixer.experts", "mixer.switch_mlp")?;
-    // Old JANG bundles have it packed, and their tools compute in float with it.
-    checkpoint.dequantize("mixer.gate", config.dim("hidden_size")?)?;
     checkpoint.rename_module("switch_mlp.up_proj", "switch_mlp.fc1")?;
     checkpoint.rename_module("switch_mlp.down_proj", "switch_mlp.fc2")
 }

@@ -96,8 +96,11 @@ pub struct Reference(HashMap<String, Array>);
 
 impl Reference {
     pub fn of(name: &str) -> Reference {
-        let name = name.strip_suffix(" without kernels").unwrap_or(name);
-        Reference(Array::load_safetensors(fixture(name).join("reference.safetensors")).unwrap())
+        Reference::in_folder(&fixture(name.strip_suffix(" without kernels").unwrap_or(name)))
+    }
+
+    pub fn in_folder(folder: &Path) -> Reference {
+        Reference(Array::load_safetensors(folder.join("reference.safetensors")).unwrap())
     }
 
     pub fn get(&self, name: &str) -> Option<&Array> {
@@ -111,6 +114,34 @@ impl Reference {
     pub fn tokens(&self, name: &str) -> Vec<u32> {
         self.0[name].reshape(&[-1]).unwrap().to_vec_cast::<u32>().unwrap()
     }
+}
+
+/// Whether logits and greedy tokens are those of the reference.
+pub fn agrees(model: &dyn LanguageModel, reference: &Reference) -> Result<(), String> {
+    let prompt = reference.tokens("prompt");
+    let mut cache = cache(model);
+    let prefill = model.forward(&ids(&prompt), &mut cache).map_err(|e| e.to_string())?;
+    near(&prefill, reference.array("prefill"), "prefill")?;
+
+    let start = cache.snapshot();
+    let steps: Vec<_> = reference
+        .tokens("decode_tokens")
+        .iter()
+        .map(|t| model.forward(&ids(&[*t]), &mut cache).unwrap())
+        .collect();
+    near(&ops::concatenate(&steps, 1).unwrap(), reference.array("decode"), "decode")?;
+
+    cache.rewind(&start);
+    let mut logits = prefill;
+    for (i, wanted) in reference.tokens("greedy").into_iter().enumerate() {
+        let last = ops::indexing::argmax_axis(&logits, -1, false).unwrap();
+        let token = *last.to_vec_cast::<u32>().unwrap().last().unwrap();
+        if token != wanted {
+            return Err(format!("greedy token {i} is {token} instead of {wanted}"));
+        }
+        logits = model.forward(&ids(&[token]), &mut cache).unwrap();
+    }
+    Ok(())
 }
 
 pub fn cache(model: &dyn LanguageModel) -> Cache {

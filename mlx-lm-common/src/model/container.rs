@@ -58,7 +58,7 @@ impl ModelContext {
         tokenizer: Arc<dyn Tokenizer>,
         options: &LoadOptions,
     ) -> Result<ModelContext> {
-        let LoadedModel { model, config, file_bytes, remarks: _ } = load_model(path, registry, options)?;
+        let LoadedModel { model, config, file_bytes, .. } = load_model(path, registry, options)?;
         let context_length = context_length(&config)?;
         let configuration = ModelConfiguration { path: path.into(), config, context_length, file_bytes };
         Ok(ModelContext { model, configuration, tokenizer, caches: HashMap::new() })

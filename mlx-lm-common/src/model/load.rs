@@ -4,10 +4,10 @@ use super::{LanguageModel, Registry};
 use crate::{
     Backend, Config, Result, dtype,
     raw::{self, Device},
-    weights::{self, LoadProgress, Weights},
+    weights::{self, LoadProgress, Packing, Weights},
 };
 use mlx_rs::Dtype;
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// How to load a model. The default is right for most.
 #[derive(Clone, Default)]
@@ -36,6 +36,8 @@ pub struct LoadedModel {
     pub file_bytes: u64,
     /// What was found in the checkpoint that a person may want to know; see [`Checkpoint::remarks`](weights::Checkpoint::remarks).
     pub remarks: Vec<String>,
+    /// How packed matrices are stored, by module.
+    pub packings: BTreeMap<String, Packing>,
 }
 
 /// Loads the model at `path`, a folder in the Hugging Face layout or a GGUF file, for use on this thread, whose default device it
@@ -62,5 +64,6 @@ pub fn load_model(path: &Path, registry: &Registry, options: &LoadOptions) -> Re
     };
     let model = (architecture.load)(&config, &weights)?;
     weights.finish()?;
-    Ok(LoadedModel { model, config, file_bytes, remarks: weights.remarks() })
+    let (remarks, packings) = (weights.remarks(), weights.packings());
+    Ok(LoadedModel { model, config, file_bytes, remarks, packings })
 }

@@ -5,7 +5,7 @@ use mlx_rs::{Array, Stream, error::Exception};
 use std::ffi::CStr;
 
 /// How packed values become numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// w = scale · q + bias, with a scale and a bias for each group.
     Affine,

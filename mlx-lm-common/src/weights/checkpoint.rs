@@ -29,7 +29,6 @@
 //! | [`rename_module`](Checkpoint::rename_module)`(from, to)` | gives a module another name |
 //! | [`split`](Checkpoint::split)`(module, axis, parts)` | fused modules: one after the other, in groups, or interleaved |
 //! | [`join`](Checkpoint::join)`(from, to)` | modules whose outputs follow one another become one |
-//! | [`dequantize`](Checkpoint::dequantize)`(module, columns)` | packed weights become plain values |
 //! | [`stack`](Checkpoint::stack)`(from, to)` | `from.0.x`, `from.1.x` … become one `to.x` |
 
 use super::{Derived, Encoding, JangConfig, Kept, Source, Stored, Tensor, jang::Claims};

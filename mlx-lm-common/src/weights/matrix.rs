@@ -35,6 +35,17 @@ pub struct Packed {
     pub factor: Option<Array>,
 }
 
+/// How the values of a matrix are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Packing {
+    /// Bits a value, as stored.
+    pub bits: i32,
+    /// Values that share a scale.
+    pub group: i32,
+    /// What codes mean.
+    pub mode: Mode,
+}
+
 /// The largest value of codes and scales together in [`Mode::Nvfp4`], 6 · 448. A global scale is the value that it stands for.
 pub(crate) const NVFP4_MAX: f32 = 2688.0;
 

@@ -27,7 +27,7 @@ pub use encoding::{Encoding, Kept};
 pub use jang::JangConfig;
 pub(crate) use jang::Place;
 pub(crate) use matrix::NVFP4_MAX;
-pub use matrix::{Matrix, Packed};
+pub use matrix::{Matrix, Packed, Packing};
 pub use rotated::{Codes, Rotated, Turned};
 pub use stored::{Float8, Runs, Stored};
 pub use tensor::{Loaded, Tensor};
@@ -37,7 +37,13 @@ use crate::{
     raw::{Arena, Device},
 };
 use mlx_rs::{Array, Dtype, ops};
-use std::{cell::Cell, cell::RefCell, collections::BTreeMap, fmt::Display, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    fmt::Display,
+    rc::Rc,
+    sync::Arc,
+};
 
 /// Called with progress while tensors are read.
 pub type LoadProgress = Arc<dyn Fn(Progress) + Send + Sync>;
@@ -61,6 +67,7 @@ struct Store {
     shared: rotated::Shared,
     /// Columns of the packed matrices that were asked for, by where their scales lie.
     columns: RefCell<BTreeMap<Place, i32>>,
+    packings: RefCell<BTreeMap<String, Packing>>,
 }
 
 impl Weights {
@@ -78,6 +85,7 @@ impl Weights {
             is_zero: false,
             shared: rotated::Shared::default(),
             columns: RefCell::default(),
+            packings: RefCell::default(),
         })
     }
 
@@ -93,6 +101,7 @@ impl Weights {
             is_zero: true,
             shared: rotated::Shared::default(),
             columns: RefCell::default(),
+            packings: RefCell::default(),
         })
     }
 
@@ -111,6 +120,7 @@ impl Weights {
             is_zero: false,
             shared: rotated::Shared::default(),
             columns: RefCell::default(),
+            packings: RefCell::default(),
         })
     }
 
@@ -172,7 +182,9 @@ impl Weights {
         };
         let whole = self.take("weight", dense)?;
         if let Loaded::Packed(..) = whole {
-            return whole.packed(&self.prefix, shape).map(Matrix::Packed);
+            let packed = whole.packed(&self.prefix, shape)?;
+            self.note(Packing { bits: packed.bits, group: packed.group, mode: packed.mode });
+            return Ok(Matrix::Packed(packed));
         }
         let weight = whole.plain(&self.path("weight"))?;
         if !self.has("scales") {
@@ -185,9 +197,11 @@ impl Weights {
             packed = packed.with_global_scale(&self.prefix, shape, &part("global_scale")?)?;
         }
         let bits = if single { 1 } else { packed.bits };
+        let packing = Packing { bits, group: packed.group, mode: packed.mode };
+        self.note(packing);
         if let Some(place) = place {
             let mut checkpoint = self.store.checkpoint.borrow_mut();
-            let lies = checkpoint.claims().lies(place, bits, packed.group, packed.mode);
+            let lies = checkpoint.claims().lies(place, packing);
             lies.into_iter().for_each(|lie| checkpoint.remark(lie));
         }
         Ok(Matrix::Packed(packed))
@@ -196,6 +210,15 @@ impl Weights {
     /// Columns of the packed matrices that were asked for, by where their scales lie.
     pub(crate) fn columns(&self) -> BTreeMap<Place, i32> {
         self.store.columns.borrow().clone()
+    }
+
+    fn note(&self, packing: Packing) {
+        self.store.packings.borrow_mut().insert(self.prefix.clone(), packing);
+    }
+
+    /// How the packed matrices that were asked for so far are stored, by module.
+    pub fn packings(&self) -> BTreeMap<String, Packing> {
+        self.store.packings.borrow().clone()
     }
 
     /// What [`Checkpoint::remarks`] has so far.

@@ -4,7 +4,7 @@ use crate::{graph, kv::KvSpec, model, terminal};
 use clap::Args;
 use mlx_llm::{
     LoadOptions, Result,
-    common::{MODEL_FILES, cache::CachePolicy, weights},
+    common::{MODEL_FILES, cache::CachePolicy, dtype, weights},
     load_local,
 };
 use serde_json::json;
@@ -54,9 +54,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// How a GPU would run the model.
 fn as_on_gpu(path: &Path) -> Result<LoadOptions> {
-    let (_, checkpoint) = weights::open(path)?;
+    let (config, checkpoint) = weights::open(path)?;
     Ok(LoadOptions {
-        dtype: checkpoint.float_type(),
+        dtype: Some(dtype::of_model(&checkpoint, &config)),
         without_kernels: true,
         compile: Some(true),
         ..Default::default()

@@ -3,7 +3,7 @@
 use crate::{
     Config,
     raw::Mode,
-    weights::{Checkpoint, JangConfig, Tensor},
+    weights::{Checkpoint, JangConfig, Packing, Tensor},
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -90,14 +90,9 @@ impl Claims {
         }
     }
 
-    /// What is claimed wrongly about the matrix whose scales lie at `place`, of which its tensors say `bits`, `group` and `mode`.
-    pub(in crate::weights) fn lies(
-        &mut self,
-        place: Place,
-        bits: i32,
-        group: i32,
-        mode: Mode,
-    ) -> Vec<String> {
+    /// What is claimed wrongly about the matrix whose scales lie at `place`, of which its tensors say `packing`.
+    pub(in crate::weights) fn lies(&mut self, place: Place, packing: Packing) -> Vec<String> {
+        let Packing { bits, group, mode } = packing;
         // Of a matrix that was split, the parts after the first begin further on.
         let Some((start, claims)) = self.places.range(..=place).next_back() else { return Vec::new() };
         if start.0 != place.0 {

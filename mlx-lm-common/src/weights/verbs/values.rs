@@ -2,8 +2,8 @@
 
 use crate::{
     Error, Result,
-    raw::{self, Mode},
-    weights::{Checkpoint, Derived, Packed, Source, Tensor, stored::is_float},
+    raw::Mode,
+    weights::{Checkpoint, Derived, Source, Tensor, stored::is_float},
 };
 use mlx_rs::{Array, Dtype};
 
@@ -25,41 +25,6 @@ impl Checkpoint {
             let stored = self.get(&name).and_then(Tensor::dtype).unwrap_or(Dtype::Float32);
             let sum = move |x: &Array| Ok(x.add(Array::from_f32(term))?.as_dtype(stored)?);
             self.map(|other| other == name, sum)?;
-        }
-        Ok(())
-    }
-
-    /// Makes the packed modules `module`, the end of a path, whose rows have so many `columns`, dense, in the type of their scales:
-    /// layers that read plain values.
-    ///
-    /// # Errors
-    /// When they are read, [`Error::Tensor`] or [`Error::Shape`] for parts that do not pack so many columns.
-    pub fn dequantize(&mut self, module: &str, columns: i32) -> Result<()> {
-        let ending = format!(".{module}.scales");
-        for name in self.names(|name| name.ends_with(&ending)) {
-            let Some(path) = name.strip_suffix(".scales").map(str::to_string) else { continue };
-            let mut part = |part: &str| self.take(&format!("{path}.{part}"));
-            let (Some(weight), Some(scales)) = (part("weight"), part("scales")) else {
-                return Err(Error::MissingTensor(format!("{path}.weight")));
-            };
-            let biases = part("biases");
-            let Some(dtype) = scales.dtype().filter(|t| is_float(*t)) else {
-                return Err(Error::tensor(name, format!("holds {:?}, but must hold floats", scales.dtype())));
-            };
-            let mut shape = weight.shape().to_vec();
-            if let Some(last) = shape.last_mut() {
-                *last = columns;
-            }
-            let (at, wanted) = (path.clone(), shape.clone());
-            let compute = move |x: &[Array]| {
-                let p = Packed::new(&at, &wanted, x[0].clone(), x[1].clone(), x.get(2).cloned())?;
-                Ok(raw::dequantize(&p.weight, &p.scales, p.biases.as_ref(), p.format())?)
-            };
-            let parts = [("weight", Some(weight)), ("scales", Some(scales)), ("biases", biases)];
-            let inputs =
-                parts.into_iter().filter_map(|(part, t)| Some(Source::new(format!("{path}.{part}"), t?, 1)));
-            let dense = Derived::new(inputs.collect(), shape, dtype, compute);
-            self.put(format!("{path}.weight"), Tensor::Derived(dense))?;
         }
         Ok(())
     }

@@ -15,15 +15,16 @@ use mlx_llm::{
     common::{
         Backend, MODEL_FILES,
         cache::{Cache, CachePolicy},
+        dtype,
         model::LoadedModel,
         raw::{Device, whole_graphs},
-        weights,
+        weights::{self, Packing},
     },
     load_local, registry,
 };
 use mlx_rs::{Array, Dtype};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 use tensors::{Class, Tally};
 
 /// Show a model's architecture, parameters, precision and memory; no weights are loaded
@@ -56,6 +57,9 @@ struct Info {
     backend: Backend,
     stored: Dtype,
     tally: Tally,
+    /// How many matrices are packed in each way.
+    packings: BTreeMap<Packing, u64>,
+    remarks: Vec<String>,
     file_bytes: u64,
     weight_bytes: u64,
     /// What all layers remember, in words.
@@ -79,12 +83,17 @@ impl Info {
         let architecture = registry.get(&config.model_type)?;
         architecture.rewrite(&mut checkpoint, &config)?;
         let stored = checkpoint.float_type().unwrap_or(Dtype::Float32);
-        let (device, dtype) = (arguments.policy.device()?, arguments.policy.dtype());
-        let backend = Backend::new(device, dtype, stored, true);
-        let options = LoadOptions { device, dtype, without_weights: true, ..Default::default() };
-        let cache = cache(&load_local(&path, &options)?, arguments.kv)?;
+        let (device, wanted) = (arguments.policy.device()?, arguments.policy.dtype());
+        let backend = Backend::new(device, wanted, dtype::of_model(&checkpoint, &config), true);
+        let options = LoadOptions { device, dtype: wanted, without_weights: true, ..Default::default() };
+        let loaded = load_local(&path, &options)?;
+        let cache = cache(&loaded, arguments.kv)?;
+        let mut packings = BTreeMap::new();
+        loaded.packings.values().for_each(|packing| *packings.entry(*packing).or_default() += 1);
         Ok(Info {
-            tally: Tally::of(&checkpoint, &config)?,
+            tally: Tally::of(&checkpoint, &loaded.packings),
+            packings,
+            remarks: loaded.remarks,
             file_bytes: checkpoint.bytes(),
             weight_bytes: checkpoint.memory_bytes(backend.compute) as u64,
             remembered: caches::in_words(&cache),
@@ -116,6 +125,7 @@ impl Info {
         let cache = |g: &Group| json!({ "layers": g.layers, "kind": g.report.kind, "bounded": g.report.bounded, "bytes": g.bytes_at(0), "bytes_per_token": g.bytes_each() });
         let memory =
             |length: u64| json!({ "context": length, "bytes": self.weight_bytes + self.cache_bytes(length) });
+        let packing = |(p, matrices): (&Packing, &u64)| json!({ "bits": p.bits, "group_size": p.group, "mode": p.mode.name(), "matrices": matrices });
         let total = self.tally.total();
         json!({
             "model_type": self.config.model_type,
@@ -123,6 +133,8 @@ impl Info {
             "parameters": total.parameters,
             "bits_per_weight": total.bits_per_weight(),
             "classes": self.tally.classes().map(class).collect::<serde_json::Map<_, _>>(),
+            "packings": self.packings.iter().map(packing).collect::<Vec<_>>(),
+            "remarks": self.remarks,
             "float_type": name(self.stored),
             "compute_type": name(self.backend.compute),
             "device": device(self.backend),
@@ -150,6 +162,12 @@ impl Info {
                 format!("{:>9}  {:>6.2} bits per weight", count(sum.parameters), sum.bits_per_weight());
             lines.push(row(&format!("  {}", class.name()), &figures));
         }
+        let mut title = "packed";
+        for (Packing { bits, group, mode }, matrices) in &self.packings {
+            let noun = if *matrices == 1 { "matrix" } else { "matrices" };
+            let text = format!("{matrices} {noun} of {bits} bits in groups of {group} ({})", mode.name());
+            lines.push(row(std::mem::take(&mut title), &text));
+        }
         let compute =
             format!("{} on the {}", name(self.backend.compute), device(self.backend).to_uppercase());
         lines.push(row("float type", &format!("{}; computes in {compute}", name(self.stored))));
@@ -166,6 +184,7 @@ impl Info {
             let all = size(self.weight_bytes + self.cache_bytes(length));
             lines.push(row("", &format!("{all} with a cache of {length} tokens")));
         }
+        lines.extend(self.remarks.iter().map(|remark| row("remark", remark)));
         lines.join("\n") + "\n"
     }
 }
@@ -174,7 +193,8 @@ impl Info {
 pub(crate) fn bits_per_weight(path: &Path) -> Result<f64> {
     let (config, mut checkpoint) = weights::open(path)?;
     registry().get(&config.model_type)?.rewrite(&mut checkpoint, &config)?;
-    Ok(Tally::of(&checkpoint, &config)?.total().bits_per_weight())
+    let loaded = load_local(path, &LoadOptions { without_weights: true, ..Default::default() })?;
+    Ok(Tally::of(&checkpoint, &loaded.packings).total().bits_per_weight())
 }
 
 /// What the model remembers of one token. Nothing is computed for that.
