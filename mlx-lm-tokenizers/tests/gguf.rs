@@ -356,6 +356,31 @@ fn what_is_wrong_is_named() {
     }
 }
 
+/// Every model that llama.cpp knows (`fixtures/llama_cpp/models.txt`) is read, or refused by name.
+#[test]
+fn models_of_llama_cpp() {
+    for line in include_str!("fixtures/llama_cpp/models.txt").lines() {
+        let (model, wanted) = line.split_once(' ').unwrap();
+        let plain = if matches!(model, "llama" | "t5") {
+            spm(&[("▁", -1.0)], &[])
+        } else {
+            bpe("gpt-2", &MERGES, &[])
+        };
+        let file = plain
+            .with("tokenizer.ggml.model", V::Str(model.into()))
+            .with("tokenizer.ggml.unknown_token_id", V::U32(0));
+        let loaded = try_load(&file).map_err(|e| e.to_string());
+        match wanted {
+            "read" => assert!(loaded.is_ok(), "{model}: {:?}", loaded.err()),
+            _ => {
+                let error = loaded.expect_err(model);
+                let names_it = error.contains(&format!("`{model}`")) || error.contains("no vocabulary");
+                assert!(names_it, "{error}");
+            }
+        }
+    }
+}
+
 #[test]
 fn scores_that_are_no_numbers_do_no_harm() {
     let file =

@@ -1,5 +1,6 @@
 //! How each `pre` type cuts texts, against what llama.cpp made of them (`fixtures/llama_cpp/pre.txt`: the type, and digests of the ids of
-//! texts in ASCII and of all texts). `-` stands where llama.cpp itself approximates the expression of the model's own tokenizer.
+//! texts in ASCII and of all texts). `-` stands where llama.cpp itself approximates the expression of the model's own tokenizer, and for
+//! types that do not write bytes as characters.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -66,7 +67,7 @@ fn texts_are_cut_as_llama_cpp_cuts_them() {
                 writeln!(of_ascii, "{line}").unwrap();
             }
         }
-        if digest(&of_ascii) != ascii || (all != "-" && digest(&of_all) != all) {
+        if (ascii != "-" && digest(&of_ascii) != ascii) || (all != "-" && digest(&of_all) != all) {
             wrong.push(name);
         }
         kinds.insert((ascii, all));

@@ -16,6 +16,7 @@ mod fixtures;
 mod gguf;
 mod llama_cpp;
 mod models;
+mod mutate;
 mod process;
 mod python;
 mod real;
@@ -72,6 +73,8 @@ enum Task {
     Gguf(gguf::Arguments),
     /// Compare perplexities and divergences with those of mlx-lm and numpy
     Eval,
+    /// Load and run broken copies of small checkpoints of every format
+    Mutate(mutate::Arguments),
     /// Compare tokenizers and chat templates with llama.cpp's vocabularies
     Vocab,
     /// Write the table of supported models into the README
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Task::Convert(arguments) => convert::run(&arguments),
         Task::Gguf(arguments) => gguf::run(&arguments),
         Task::Eval => eval::run(),
+        Task::Mutate(arguments) => mutate::run(&arguments),
         Task::Vocab => vocab::run(),
         Task::Models(arguments) => models::run(&arguments),
         Task::Fixtures(arguments) => fixtures::run(&arguments),

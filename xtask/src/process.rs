@@ -22,6 +22,22 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
+/// Builds a program, showing cargo's progress; where it is.
+pub(crate) fn built(arguments: &[&str]) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.arg("build").args(arguments).args(["--message-format", "json-render-diagnostics"]);
+    let ran = spawn(build.stdout(Stdio::piped()))?.wait_with_output()?;
+    if !ran.status.success() {
+        bail!("{} fails; cargo's messages are above", shown(&build));
+    }
+    let executable = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    };
+    let binary = String::from_utf8_lossy(&ran.stdout).lines().filter_map(executable).next_back();
+    binary.with_context(|| format!("{} did not say where", shown(&build)))
+}
+
 /// The command-line program of the workspace.
 pub(crate) struct LlmTool {
     binary: PathBuf,
@@ -42,26 +58,8 @@ impl LlmTool {
             Profile::Dev => "dev",
             Profile::Release => "release",
         };
-        let mut build = cargo();
-        build.args([
-            "build",
-            "--profile",
-            profile,
-            "--package",
-            "llm-tool",
-            "--message-format",
-            "json-render-diagnostics",
-        ]);
-        let ran = spawn(build.stdout(Stdio::piped()))?.wait_with_output()?;
-        if !ran.status.success() {
-            bail!("llm-tool does not build; cargo's messages are above");
-        }
-        let executable = |line: &str| {
-            let message: Value = serde_json::from_str(line).ok()?;
-            Some(PathBuf::from(message.get("executable")?.as_str()?))
-        };
-        let binary = String::from_utf8_lossy(&ran.stdout).lines().filter_map(executable).next_back();
-        Ok(LlmTool { binary: binary.context("cargo built llm-tool, but did not say where")? })
+        let binary = built(&["--profile", profile, "--package", "llm-tool"])?;
+        Ok(LlmTool { binary })
     }
 
     /// The unpacked wheel of MLX that it is linked with.

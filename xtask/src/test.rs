@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    caches, convert, eval, fetch, fixtures,
+    caches, convert, eval, fetch, fixtures, mutate,
     process::{cargo, output, shown, spawn, workspace},
     real, vocab,
 };
@@ -87,6 +87,7 @@ pub(crate) fn run_into(counts: &mut Counts) {
     counts.cargo_tests("tests of a crate that uses mlx-llm alone", &mut downstream("test"));
     counts.check("that crate builds no tokenizer, no downloader, no image codec", downstream_is_lean);
     counts.check("tokenizers against llama.cpp's vocabularies", vocab::run);
+    counts.check("broken copies of checkpoints", || mutate::run(&Default::default()));
     counts.check("prompt-cache files, exchanged with mlx-lm", || caches::run(&Default::default()));
     counts.check("converted models against mlx-lm's", || convert::run(&Default::default()));
     counts.check("a real model against mlx-lm", real::run);
