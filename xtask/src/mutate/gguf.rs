@@ -147,17 +147,19 @@ fn copy(file: &mut [u8], place: &Range<usize>, from: &[u8]) {
 
 fn other_number(old: u64, random: &mut Random) -> u64 {
     let float = |x: f32| u64::from(x.to_bits());
+    // As small as numbers of types and axes are.
+    let (small, bit) = (random.below(48) as u64, 1 << random.below(63));
     *random.pick(&[
         0,
         1,
-        random_small(random),
-        random_small(random),
+        small,
+        small,
         old.wrapping_add(1),
         old.wrapping_sub(1),
         old.wrapping_mul(2),
         old / 2,
         old.wrapping_neg(),
-        old ^ 1 << random.below(63),
+        old ^ bit,
         (1 << 31) - 1,
         1 << 31,
         1 << 32,
@@ -169,11 +171,6 @@ fn other_number(old: u64, random: &mut Random) -> u64 {
         float(f32::INFINITY),
         float(1e30),
     ])
-}
-
-/// As small as numbers of types and axes are.
-fn random_small(random: &mut Random) -> u64 {
-    random.below(48) as u64
 }
 
 /// The model in two files, as llama.cpp splits them: half of the tensors each, all metadata in the first.

@@ -86,24 +86,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (next, tally) = (AtomicU64::new(first), Mutex::new(Tally::default()));
     let workers = thread::available_parallelism().map_or(1, |n| n.get());
     let scratch = Scratch::new()?;
-    thread::scope(|scope| {
-        let work = |id: usize| -> Result<()> {
-            let folder = scratch.0.join(id.to_string());
-            let mut worker = Worker::new(&program, scratch.0.join(format!("{id}.stderr")));
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= end {
-                    return Ok(());
-                }
-                let finding = one(index, arguments.seed, &bases, &folder, &mut worker, &tally)?;
-                if let Some(finding) = finding {
-                    println!("{index}: {}", finding.what);
-                    keep(&folder, &kept.join(index.to_string()))?;
-                    locked(&tally).findings.push(finding);
-                }
+    let work = |id: usize| -> Result<()> {
+        let folder = scratch.0.join(id.to_string());
+        let mut worker = Worker::new(&program, scratch.0.join(format!("{id}.stderr")));
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= end {
+                return Ok(());
             }
-        };
-        let work = &work;
+            let finding = one(index, arguments.seed, &bases, &folder, &mut worker, &tally)?;
+            if let Some(finding) = finding {
+                println!("{index}: {}", finding.what);
+                keep(&folder, &kept.join(index.to_string()))?;
+                locked(&tally).findings.push(finding);
+            }
+        }
+    };
+    let work = &work;
+    thread::scope(|scope| {
         let threads: Vec<_> = (0..workers).map(|id| scope.spawn(move || work(id))).collect();
         threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })?;
