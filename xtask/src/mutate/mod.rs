@@ -76,7 +76,7 @@ struct Tally {
 /// Makes mutants and has them run; an error if one does harm.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let bases = bases(&arguments.more)?;
-    let program = process::built(&["--package", "mlx-llm", "--example", "attempts"])?;
+    let program = process::built(&["--workspace", "--example", "attempts"])?;
     let kept = cache::dir()?.join("mutants").join(arguments.seed.to_string());
     let started = Instant::now();
     let (first, end) = match arguments.only {
