@@ -85,12 +85,14 @@ impl GatedDeltaNet {
         let of_heads =
             |name: &str| -> Result<Array> { Ok(w.tensor(name, &[heads])?.reshape(&[1, 1, heads])?) };
         let (neg_a, dt_bias) = (ops::exp(of_heads("A_log")?)?.negative()?, of_heads("dt_bias")?);
+        // They have the widths that are declared, so that what is made of these below is no larger.
+        let inputs = Projections::load(w, c.dim, &inputs, false)?;
         // An RMS norm over D gives √D times the vector of length 1. Its epsilon adds to a mean, the rule's to a sum.
         let unit = Array::full::<f32>(&[c.key_dim], Array::from_f32(key_dim.powf(-0.5)))?;
         transforms::eval([&neg_a, &dt_bias, &unit])?;
         let norm = w.pp("norm").tensor_in("weight", &[c.value_dim], Dtype::Float32)?;
         Ok(GatedDeltaNet {
-            inputs: Projections::load(w, c.dim, &inputs, false)?,
+            inputs,
             conv: CausalConv::load(&w.pp("conv1d"), qkv, c.conv_width, false)?,
             unit: Norm::Rms { weight: unit, eps: 1e-6 / key_dim, fused: backend.kernels },
             neg_a,
