@@ -2,7 +2,7 @@
 
 use super::{
     Form,
-    linear::{plain, with_factor},
+    linear::{plain, rotation, with_factor},
 };
 use crate::{
     Result, raw,
@@ -95,7 +95,13 @@ impl Experts {
 
     /// What goes into the last layer.
     fn inner(&self, x: &Array, rows: Option<&Array>, ids: &Array, sorted: bool) -> Result<Array> {
-        let layer = |layer: &SwitchLinear| layer.forward(x, rows, ids, sorted);
+        // Gate and up turn it alike.
+        let turned = self.inputs.iter().find_map(|layer| rotation(&layer.weight));
+        let turned = turned.map(|rotation| rotation.forward(x)).transpose()?;
+        let layer = |layer: &SwitchLinear| match (&turned, &layer.weight) {
+            (Some(turned), Matrix::Rotated(r)) => layer.finish(r.gather(turned, rows, ids)?, x, ids),
+            _ => layer.forward(x, rows, ids, sorted),
+        };
         match (self.form, &self.inputs[..]) {
             (Form::Gated(glu), [gate, up]) => glu.forward(&layer(gate)?, &layer(up)?, self.compile),
             (Form::Plain(act), [up]) => act.forward(&layer(up)?, self.compile),
@@ -127,7 +133,7 @@ fn numbers(shape: &[i32]) -> Result<[Array; 2]> {
 /// A linear layer for each expert.
 #[derive(Clone, Debug)]
 struct SwitchLinear {
-    /// Packed [E, out, in], or dense [E, in, out].
+    /// Packed or turned [E, out, in], or dense [E, in, out].
     weight: Matrix,
     /// [E, 1, out]
     bias: Option<Array>,
@@ -166,7 +172,14 @@ impl SwitchLinear {
                     Ok(raw::gather_qmm(x, &p.weight, &p.scales, biases, to, p.format(), sorted)?)
                 })?
             }
+            Matrix::Rotated(r) => r.gather(&r.rotation.forward(x)?, rows, ids)?,
         };
+        self.finish(y, x, ids)
+    }
+
+    /// The product y with the bias, in x's type.
+    fn finish(&self, y: Array, x: &Array, ids: &Array) -> Result<Array> {
+        let y = if y.dtype() == x.dtype() { y } else { y.as_dtype(x.dtype())? };
         Ok(match &self.bias {
             Some(b) => y.add(b.take_axis(ids, 0)?)?,
             None => y,

@@ -2,6 +2,7 @@
 
 use crate::{
     Backend, Result, raw,
+    turboquant::Rotation,
     weights::{Matrix, Weights},
 };
 use mlx_lm_kernels as kernels;
@@ -47,7 +48,25 @@ impl Linear {
             (Matrix::Packed(p), _) => with_factor(x, p.factor.as_ref(), |x| {
                 Ok(raw::quantized_matmul(x, &p.weight, &p.scales, p.biases.as_ref(), true, p.format())?)
             })?,
+            (Matrix::Rotated(r), _) => return self.forward_turned(x, &r.rotation.forward(x)?),
         };
+        self.with_bias(y)
+    }
+
+    /// As [`Linear::forward`], for an `x` of which `turned` is what [`Linear::rotation`] makes, if there is one.
+    fn forward_turned(&self, x: &Array, turned: &Array) -> Result<Array> {
+        match &self.matrix {
+            Matrix::Rotated(r) => self.with_bias(r.product(turned)?.as_dtype(x.dtype())?),
+            _ => self.forward(x),
+        }
+    }
+
+    /// What turns the layer's input, which layers of the same input have in common.
+    fn rotation(&self) -> Option<&Rotation> {
+        rotation(&self.matrix)
+    }
+
+    fn with_bias(&self, y: Array) -> Result<Array> {
         Ok(match &self.bias {
             Some(b) => y.add(b)?,
             None => y,
@@ -104,6 +123,7 @@ impl Embedding {
                     None => x,
                 }
             }
+            Matrix::Rotated(r) => r.rows(ids)?,
         };
         Ok(if x.dtype() == self.compute { x } else { x.as_dtype(self.compute)? })
     }
@@ -166,7 +186,13 @@ impl Projections {
         }
         let normed = norm.map(|n| n.forward(x)).transpose()?;
         let x = normed.as_ref().unwrap_or(x);
-        self.linears.iter().map(|l| l.forward(x)).collect()
+        match self.linears.iter().find_map(Linear::rotation) {
+            Some(rotation) => {
+                let turned = rotation.forward(x)?;
+                self.linears.iter().map(|l| l.forward_turned(x, &turned)).collect()
+            }
+            None => self.linears.iter().map(|l| l.forward(x)).collect(),
+        }
     }
 
     /// The layers, in the order of loading.
@@ -196,7 +222,16 @@ pub(super) fn plain(matrix: Matrix, compute: Dtype) -> Result<Matrix> {
         Matrix::Dense(w) if w.dtype() != compute => Matrix::Dense(w.as_dtype(compute)?),
         Matrix::Dense(w) => Matrix::Dense(w),
         Matrix::Packed(p) => Matrix::Packed(p.with_scales_in(compute)?),
+        Matrix::Rotated(r) => Matrix::Rotated(r.with_float32_scales()?),
     })
+}
+
+/// What turns the rows that a matrix is multiplied with, if its own are turned.
+pub(super) fn rotation(matrix: &Matrix) -> Option<&Rotation> {
+    match matrix {
+        Matrix::Rotated(r) => Some(&r.rotation),
+        _ => None,
+    }
 }
 
 fn kernel<'a>(matrix: &'a Matrix, bias: Option<&'a Array>) -> Option<kernels::Linear<'a>> {
@@ -208,6 +243,7 @@ fn kernel<'a>(matrix: &'a Matrix, bias: Option<&'a Array>) -> Option<kernels::Li
             biases: p.biases.as_ref()?,
             affine: kernels::Affine { group: p.group, bits: p.bits },
         },
+        Matrix::Rotated(_) => return None,
     };
     Some(kernels::Linear { bias, ..weight.into() })
 }

@@ -44,8 +44,14 @@ impl MultiLinear {
     fn new(w: &Weights, matrices: Matrix, flipped: bool) -> Result<MultiLinear> {
         // Views with the axes that a batch of one has: made once, they are no nodes of every step's graph.
         let batch = |a: &Array| constant(a.expand_dims(0)?);
-        let matrices = match plain(matrices, w.backend().compute)? {
-            Matrix::Dense(weight) => Matrices::Dense([batch(&weight)?, batch(&weight.swap_axes(-1, -2)?)?]),
+        let compute = w.backend().compute;
+        let dense = |weight: Array| -> Result<Matrices> {
+            Ok(Matrices::Dense([batch(&weight)?, batch(&weight.swap_axes(-1, -2)?)?]))
+        };
+        let matrices = match plain(matrices, compute)? {
+            Matrix::Dense(weight) => dense(weight)?,
+            // Of turned rows only one direction would be a product.
+            Matrix::Rotated(r) => dense(constant(r.dense()?.as_dtype(compute)?)?)?,
             Matrix::Packed(p) => Matrices::Packed(Packed {
                 weight: batch(&p.weight)?,
                 scales: batch(&p.scales)?,
@@ -93,6 +99,7 @@ fn stacked(w: &Weights, heads: i32, rows: i32, columns: i32) -> Result<Matrix> {
     let stack = |a: &Array| a.reshape(&[heads, rows, -1]);
     Ok(match w.matrix(&[all, columns], Some(w.backend().compute))? {
         Matrix::Dense(weight) => Matrix::Dense(stack(&weight)?),
+        Matrix::Rotated(r) => Matrix::Dense(stack(&r.dense()?)?),
         Matrix::Packed(p) => Matrix::Packed(Packed {
             weight: stack(&p.weight)?,
             scales: stack(&p.scales)?,

@@ -66,6 +66,9 @@ impl Sink for MlxSink {
                 self.packings.insert(module.path.clone(), packing);
                 Ok(())
             }
+            Matrix::Rotated(_) => {
+                Err(Error::tensor(&module.path, "has turned rows, which mlx-lm has no layout for"))
+            }
         }
     }
 

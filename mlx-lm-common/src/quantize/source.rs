@@ -189,6 +189,8 @@ impl Source {
                 let packed = wide.map_or(Ok(packed.clone()), |wide| packed.with_scales_in(wide))?;
                 Matrix::Dense(in_type(packed.values()?, dtype)?)
             }
+            // mlx-lm has no layout for turned rows.
+            Matrix::Rotated(rotated) => Matrix::Dense(in_type(rotated.dense()?, dtype)?),
             dense => dense,
         };
         let matrix = match (matrix, choice) {

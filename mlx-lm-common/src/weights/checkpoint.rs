@@ -21,8 +21,9 @@
 //! | [`map`](Checkpoint::map)`(which, f)` | any function of floats that keeps the shape |
 //!
 //! The others name modules by the end of their path: `q_proj` and `self_attn.q_proj` both mean what belongs to
-//! `model.layers.3.self_attn.q_proj`. To a module belong `weight`, `scales`, `biases` and `bias`, and in layouts that stack
-//! experts the bare name, which is its weight, and the name with `_bias`. So dense and packed layouts are one case.
+//! `model.layers.3.self_attn.q_proj`. To a module belong `weight`, `scales`, `biases` and `bias`, what more its codes need
+//! (`global_scale`, `tq_bits`), and in layouts that stack experts the bare name, which is its weight, and the name with `_bias`. So
+//! dense and packed layouts are one case.
 //!
 //! | verb | |
 //! |---|---|

@@ -1,6 +1,6 @@
 //! Matrices as checkpoints store them.
 
-use super::stored::is_float;
+use super::{Rotated, Turned, stored::is_float};
 use crate::{Error, Result, raw::Mode};
 use mlx_rs::{Array, Dtype};
 
@@ -11,8 +11,8 @@ pub enum Matrix {
     Dense(Array),
     /// Quantized values.
     Packed(Packed),
-    //~ Values of turned rows.
-    //~Rotated(Rotated),
+    /// Values of turned rows.
+    Rotated(Rotated),
 }
 
 /// Quantized values in MLX's layout.
@@ -130,6 +130,10 @@ impl Packed {
         Ok(Packed { factor: Some(factor), ..self })
     }
 
+    fn arrays(&self) -> ([Option<&Array>; 2], Option<&Array>) {
+        ([Some(&self.weight), Some(&self.scales)], self.biases.as_ref())
+    }
+
     /// Group, bits and mode, as MLX's quantized operations take them.
     pub fn format(&self) -> (i32, i32, Mode) {
         (self.group, self.bits, self.mode)
@@ -150,19 +154,27 @@ impl Matrix {
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         let (a, b) = match self {
             Matrix::Dense(w) => ([Some(w), None], None),
-            Matrix::Packed(p) => ([Some(&p.weight), Some(&p.scales)], p.biases.as_ref()),
+            Matrix::Packed(p) => p.arrays(),
+            Matrix::Rotated(r) => match &r.values {
+                Turned::Codes(c) => ([Some(&c.words), Some(&c.norms)], None),
+                Turned::Packed(p) => p.arrays(),
+            },
         };
         a.into_iter().chain([b]).flatten()
     }
 
     /// Bits a value takes, scales and biases included.
     pub fn bits_per_weight(&self) -> f64 {
-        match self {
-            Matrix::Dense(w) => 8.0 * w.item_size() as f64,
-            Matrix::Packed(p) => {
-                let bytes: usize = self.arrays().map(Array::nbytes).sum();
-                8.0 * bytes as f64 / (p.scales.size() as f64 * f64::from(p.group))
-            }
-        }
+        let each = |p: &Packed| p.scales.size() as f64 * f64::from(p.group);
+        let values = match self {
+            Matrix::Dense(w) => w.size() as f64,
+            Matrix::Packed(p) => each(p),
+            Matrix::Rotated(r) => match &r.values {
+                Turned::Codes(c) => c.norms.size() as f64 * f64::from(c.columns),
+                Turned::Packed(p) => each(p),
+            },
+        };
+        let bytes: usize = self.arrays().map(Array::nbytes).sum();
+        8.0 * bytes as f64 / values
     }
 }

@@ -34,7 +34,7 @@ pub use tensor::{Loaded, Tensor};
 
 use crate::{
     At, Backend, Error, Progress, Result, dtype,
-    raw::{Arena, Device},
+    raw::{self, Arena, Device},
 };
 use mlx_rs::{Array, Dtype, ops};
 use std::{
@@ -169,7 +169,7 @@ impl Weights {
 
     /// The matrix `weight` of this view [.., out, in]: dense, or packed with its `scales`, `biases` and
     /// `global_scale`. Everything comes in the
-    /// types that are stored, except that dense floats become `dense` if that is given.
+    /// types that are stored, except that dense floats become `dense` if that is given. Of JANG bundles it may have turned rows.
     pub fn matrix(&self, shape: &[i32], dense: Option<Dtype>) -> Result<Matrix> {
         let columns = shape.last().copied().unwrap_or_default();
         let (single, place) = {
@@ -180,6 +180,9 @@ impl Weights {
             }
             (checkpoint.widen_single_bits(&self.prefix, columns)?, place)
         };
+        if self.has("tq_bits") {
+            return self.codes(shape).map(Matrix::Rotated);
+        }
         let whole = self.take("weight", dense)?;
         if let Loaded::Packed(..) = whole {
             let packed = whole.packed(&self.prefix, shape)?;
@@ -204,6 +207,10 @@ impl Weights {
             let lies = checkpoint.claims().lies(place, packing);
             lies.into_iter().for_each(|lie| checkpoint.remark(lie));
         }
+        if self.is_rotated(&packed) {
+            let rotation = self.store.shared.rotation(columns, jang::SEED);
+            return Ok(Matrix::Rotated(Rotated { rotation, values: Turned::Packed(packed) }));
+        }
         Ok(Matrix::Packed(packed))
     }
 
@@ -219,6 +226,41 @@ impl Weights {
     /// How the packed matrices that were asked for so far are stored, by module.
     pub fn packings(&self) -> BTreeMap<String, Packing> {
         self.store.packings.borrow().clone()
+    }
+
+    /// The matrix of codes `weight`, `scales` and `tq_bits` [.., out, in].
+    fn codes(&self, shape: &[i32]) -> Result<Rotated> {
+        let store = &self.store;
+        let (bits, seed) = {
+            let (mut checkpoint, name) = (store.checkpoint.borrow_mut(), self.path("tq_bits"));
+            let bits = checkpoint.take(&name).ok_or_else(|| Error::MissingTensor(name.clone()))?;
+            let seed = checkpoint.jang().map_or(jang::SEED, |jang| jang.mxtq_seed);
+            if bits.dtype() != Some(Dtype::Uint8) {
+                return Err(Error::tensor(name, format!("holds {:?}, but must hold bytes", bits.dtype())));
+            }
+            store.done.set(store.done.get() + bits.bytes());
+            // Also where nothing else is read: the shapes mean nothing without.
+            let bits = match bits.shape() {
+                shape if shape.contains(&0) => Vec::new(),
+                _ => bits.load(&Arena::new(0), None).at(&name)?.plain(&name)?.as_slice::<u8>().to_vec(),
+            };
+            (bits, seed)
+        };
+        let part = |name: &str| self.take(name, None)?.plain(&self.path(name));
+        let parts = (part("weight")?, part("scales")?);
+        let kernels = store.backend.kernels;
+        let codes = Codes::new(&self.prefix, shape, parts, &bits, &store.shared)?.with_kernels(kernels);
+        let rotation = store.shared.rotation(codes.columns, seed);
+        Ok(Rotated { rotation, values: Turned::Codes(codes) })
+    }
+
+    /// Whether the rows of a packed matrix were turned before they were quantized, which the writers of JANG bundles do to all but
+    /// these, if at all.
+    fn is_rotated(&self, packed: &Packed) -> bool {
+        let rotates = self.store.checkpoint.borrow().jang().is_some_and(|jang| jang.hadamard_rotation);
+        let name = format!("{}.weight", self.prefix.to_lowercase());
+        let plain = ["embed", "lm_head", "norm", ".gate."].iter().any(|part| name.contains(part));
+        rotates && packed.bits >= 3 && packed.mode == raw::Mode::Affine && !plain
     }
 
     /// What [`Checkpoint::remarks`] has so far.

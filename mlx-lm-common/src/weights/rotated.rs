@@ -1,9 +1,13 @@
 //! Matrices of turned rows: W = V·R for a rotation R. What they are multiplied with is turned once, and V, which is what is stored,
 //! then gives the same product.
 
-use super::Packed;
-use crate::{Error, Result, raw, turboquant::Rotation, turboquant::codebook};
-use mlx_rs::{Array, Dtype, ops};
+use super::{Packed, stored::is_float};
+use crate::{
+    Error, Result, raw,
+    turboquant::{Rotation, codebook},
+};
+use mlx_lm_kernels as kernels;
+use mlx_rs::{Array, Dtype, ops, transforms::eval};
 use std::{cell::RefCell, collections::HashMap};
 
 /// A matrix [.., out, in] of turned rows.
@@ -37,6 +41,8 @@ pub struct Codes {
     pub columns: i32,
     /// The levels of several codes at a time, by the bits that these take together: [2^(n · bits), n], float32.
     levels: Array,
+    /// Whether products are the CPU kernels' work.
+    kernels: bool,
 }
 
 /// Rotations and levels, which matrices of one width share.
@@ -109,16 +115,32 @@ impl Codes {
                 });
             }
         }
-        if words.dtype() != Dtype::Uint32 || norms.dtype() != Dtype::Float32 {
+        if words.dtype() != Dtype::Uint32 || !is_float(norms.dtype()) {
             let (w, n) = (words.dtype(), norms.dtype());
             return Err(Error::tensor(
                 name,
                 format!("codes of {w:?} with norms of {n:?} are no JANGTQ matrix"),
             ));
         }
-        let norms = norms.reshape(rows)?;
+        let norms = norms.reshape(rows)?.as_dtype(Dtype::Float32)?;
         norms.eval()?;
-        Ok(Codes { words, norms, bits, columns, levels: shared.levels(columns, bits) })
+        Ok(Codes { words, norms, bits, columns, levels: shared.levels(columns, bits), kernels: false })
+    }
+
+    /// The same, for the CPU kernels if `kernels`.
+    pub(super) fn with_kernels(self, kernels: bool) -> Codes {
+        Codes { kernels, ..self }
+    }
+
+    fn kernel(&self) -> kernels::Codes<'_> {
+        let Codes { words, norms, levels, bits, columns, .. } = self;
+        kernels::Codes { words, norms, levels, bits: *bits, columns: *columns }
+    }
+
+    /// Matrix `i` of a stack.
+    fn only(&self, i: i32) -> Result<Codes> {
+        let of = |a: &Array| Ok::<_, Error>(raw::slice(a, 0, i, i + 1)?.squeeze_axes(&[0])?);
+        Ok(Codes { words: of(&self.words)?, norms: of(&self.norms)?, levels: self.levels.clone(), ..*self })
     }
 
     /// The values of `words` [.., in / ..], which are some of this matrix: rows of unit length [.., in], float32.
@@ -164,28 +186,108 @@ impl Rotated {
         self.rotation.inverse(&turned)
     }
 
-    /// x · Wᵀ of an x [.., in] that is turned already, for a W [out, in]: [.., out]. Codes are looked up for a part of the rows at a
-    /// time.
+    /// x · Wᵀ of an x [.., in] that is turned already, for a W [out, in]: [.., out], float32.
     pub fn product(&self, turned: &Array) -> Result<Array> {
-        let c = match &self.values {
-            Turned::Codes(c) => c,
+        match &self.values {
+            Turned::Codes(c) => c.product(turned),
             Turned::Packed(p) => {
                 let biases = p.biases.as_ref();
-                return Ok(raw::quantized_matmul(turned, &p.weight, &p.scales, biases, true, p.format())?);
+                Ok(raw::quantized_matmul(turned, &p.weight, &p.scales, biases, true, p.format())?)
             }
-        };
-        let rows = c.words.dim(0);
-        let at_once = (AT_ONCE / c.columns.max(1)).max(1);
-        let starts = (0..rows).step_by(at_once as usize);
-        let parts = starts.map(|start| -> Result<Array> {
-            let words = raw::slice(&c.words, 0, start, rows.min(start.saturating_add(at_once)))?;
-            Ok(ops::matmul(turned, c.look_up(&words)?.t())?)
-        });
-        let mut parts = parts.collect::<Result<Vec<_>>>()?;
-        let y = if parts.len() == 1 { parts.remove(0) } else { ops::concatenate(&parts, -1)? };
-        Ok(y.multiply(&c.norms)?)
+        }
+    }
+
+    /// x[rows] · W[ids]ᵀ of matrices x [.., 1, in] that are turned already, for a stack W [E, out, in]: [.., 1, out] for every one of
+    /// `ids` [..], float32. Without `rows` there is one of x for each, and `ids` ascend.
+    pub fn gather(&self, turned: &Array, rows: Option<&Array>, ids: &Array) -> Result<Array> {
+        match &self.values {
+            Turned::Codes(c) => c.gather(turned, rows, ids),
+            Turned::Packed(p) => {
+                let (biases, sorted) = (p.biases.as_ref(), rows.is_none());
+                let to = (rows, ids);
+                Ok(raw::gather_qmm(turned, &p.weight, &p.scales, biases, to, p.format(), sorted)?)
+            }
+        }
+    }
+
+    /// The same with scales in the type of what it is multiplied with, which is float32.
+    pub(crate) fn with_float32_scales(self) -> Result<Rotated> {
+        Ok(match self.values {
+            Turned::Packed(p) => {
+                Rotated { values: Turned::Packed(p.with_scales_in(Dtype::Float32)?), ..self }
+            }
+            Turned::Codes(_) => self,
+        })
     }
 }
 
-/// Values that are looked up at a time: 64 MiB.
+/// Values that are looked up at a time, if a row or a matrix of a stack is no more: 64 MiB.
 const AT_ONCE: i32 = 1 << 24;
+
+/// Products by MLX's operations look up levels for a part of the rows, or of the matrices, at a time: in float32 a model may be larger
+/// than the computer.
+impl Codes {
+    fn product(&self, x: &Array) -> Result<Array> {
+        if self.kernels {
+            return Ok(kernels::codes_product(x, self.kernel(), None)?);
+        }
+        let rows = self.words.dim(0);
+        let at_once = (AT_ONCE / self.columns.max(1)).max(1);
+        let starts = (0..rows).step_by(at_once as usize);
+        let parts = starts.map(|start| -> Result<Array> {
+            let words = raw::slice(&self.words, 0, start, rows.min(start.saturating_add(at_once)))?;
+            Ok(ops::matmul(x, self.look_up(&words)?.t())?)
+        });
+        Ok(joined(parts.collect::<Result<_>>()?, -1)?.multiply(&self.norms)?)
+    }
+
+    fn gather(&self, x: &Array, rows: Option<&Array>, ids: &Array) -> Result<Array> {
+        if self.kernels {
+            return Ok(kernels::codes_product(x, self.kernel(), Some((rows, ids)))?);
+        }
+        let x = x.flatten(0, -3)?;
+        let y = match rows {
+            Some(rows) => {
+                self.by_pair(&x.take_axis(rows.flatten(None, None)?, 0)?, &ids.flatten(None, None)?)?
+            }
+            None => self.by_matrix(&x, &ids.flatten(None, None)?)?,
+        };
+        Ok(y.reshape(&[ids.shape(), &y.shape()[1..]].concat())?)
+    }
+
+    /// x [n, 1, in] with a matrix of its own for each: for a few of them.
+    fn by_pair(&self, x: &Array, ids: &Array) -> Result<Array> {
+        let one = i64::from(self.words.dim(1)) * i64::from(self.columns);
+        let at_once = (i64::from(AT_ONCE) / one.max(1)).max(1) as i32;
+        let (count, mut parts) = (ids.dim(0), Vec::new());
+        for start in (0..count).step_by(at_once as usize) {
+            let part = |a: &Array| raw::slice(a, 0, start, count.min(start.saturating_add(at_once)));
+            let ids = part(ids)?;
+            let w = self.look_up(&self.words.take_axis(&ids, 0)?)?;
+            let y = ops::matmul(part(x)?, w.swap_axes(-1, -2)?)?;
+            parts.push(y.multiply(self.norms.take_axis(&ids, 0)?.expand_dims(-2)?)?);
+            if count > at_once {
+                eval(parts.last())?;
+            }
+        }
+        Ok(joined(parts, 0)?)
+    }
+
+    /// x [n, 1, in] in ascending order of the matrices that they go to, each of which is looked up once.
+    fn by_matrix(&self, x: &Array, ids: &Array) -> Result<Array> {
+        let ids = ids.to_vec_cast::<i32>().map_err(|e| Error::Unsupported(e.to_string()))?;
+        let (mut start, mut parts) = (0, Vec::new());
+        for same in ids.chunk_by(|a, b| a == b) {
+            let end = start + same.len() as i32;
+            parts.push(self.only(same[0])?.product(&raw::slice(x, 0, start, end)?)?);
+            eval(parts.last())?;
+            start = end;
+        }
+        Ok(joined(parts, 0)?)
+    }
+}
+
+/// The parts along an axis as one array.
+fn joined(mut parts: Vec<Array>, axis: i32) -> Result<Array, mlx_rs::error::Exception> {
+    if parts.len() == 1 { Ok(parts.remove(0)) } else { ops::concatenate(&parts, axis) }
+}

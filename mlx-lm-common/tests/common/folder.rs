@@ -64,7 +64,17 @@ pub(crate) fn open(entries: &[Entry], config: Value) -> (Config, Checkpoint) {
 
 /// As [`open`], for folders that may be refused.
 pub(crate) fn try_open(entries: &[Entry], config: Value) -> Result<(Config, Checkpoint)> {
+    open_in(&tempfile::tempdir().unwrap(), entries, config)
+}
+
+/// As [`try_open`], for a JANG bundle with this `jang_config.json`.
+pub(crate) fn try_open_jang(entries: &[Entry], jang: Value) -> Result<Checkpoint> {
     let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("jang_config.json"), jang.to_string()).unwrap();
+    Ok(open_in(&folder, entries, json!({}))?.1)
+}
+
+fn open_in(folder: &tempfile::TempDir, entries: &[Entry], config: Value) -> Result<(Config, Checkpoint)> {
     let views = entries.iter().map(|(name, dtype, shape, data)| {
         (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
     });
@@ -91,6 +101,7 @@ pub(crate) fn values(w: &Weights, name: &str, shape: &[i32]) -> Result<Vec<f32>>
 pub(crate) fn matrix(w: &Weights, module: &str, shape: &[i32]) -> Result<Vec<f32>> {
     let dense = match w.pp(module).matrix(shape, Some(Dtype::Float32))? {
         Matrix::Dense(a) => a,
+        Matrix::Rotated(r) => r.dense()?,
         Matrix::Packed(p) => {
             let p = p.with_scales_in(Dtype::Float32)?;
             let codes = mlx_lm_common::raw::dequantize(&p.weight, &p.scales, p.biases.as_ref(), p.format())?;

@@ -120,7 +120,7 @@ pub fn embed(ids: &Array, linear: Linear, dtype: Dtype) -> Result<Array> {
     let at = inputs.linear(linear);
     let [y] = graph::apply_to("RustEmbed", &inputs.0, [Output::new(&shape, dtype)], move |i, o| {
         let w = at.matrix(i)?;
-        let rows = token_ids(&i[0], n)?;
+        let rows = numbers(&i[0], n, "token id")?;
         let mut y = Floats::new(&o[0]);
         unpack_rows(&w, &rows, y.values());
         y.finish();
@@ -129,8 +129,8 @@ pub fn embed(ids: &Array, linear: Linear, dtype: Dtype) -> Result<Array> {
     Ok(y)
 }
 
-/// The ids of an array in row-major order, all below `n`.
-fn token_ids(ids: &View, n: i32) -> std::result::Result<Vec<usize>, String> {
+/// The integers of an array in row-major order, all below `n`. An error says `what` one is that is not.
+pub(crate) fn numbers(ids: &View, n: i32, what: &str) -> std::result::Result<Vec<usize>, String> {
     let len = ids.dim(-1);
     let mut all = Vec::with_capacity(ids.len());
     for r in 0..ids.rows() {
@@ -141,7 +141,7 @@ fn token_ids(ids: &View, n: i32) -> std::result::Result<Vec<usize>, String> {
             // A negative int32 is a uint32 that is never below `n`.
             if bits >= n as u32 {
                 let id = if ids.dtype == DType::I32 { i64::from(bits as i32) } else { i64::from(bits) };
-                return Err(format!("token id {id} is not one of {n}"));
+                return Err(format!("{what} {id} is not one of {n}"));
             }
             all.push(bits as usize);
         }

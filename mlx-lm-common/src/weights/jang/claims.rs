@@ -71,6 +71,8 @@ impl Claims {
         if bits.is_none() && group.is_none() {
             return;
         }
+        // What codes of turned rows are is said by `tq_bits`, which cannot contradict them.
+        let module = module.filter(|module| !checkpoint.contains(&format!("{module}.tq_bits")));
         let Some(module) = module else { return };
         let claim = Claim {
             file,

@@ -7,8 +7,8 @@ use std::path::Path;
 /// The names that the file has had, the newest first.
 const NAMES: [&str; 4] = ["jang_config.json", "jjqf_config.json", "jang_cfg.json", "mxq_config.json"];
 
-/// Seed of the signs of rotations where the file names none.
-const SEED: u64 = 42;
+/// Seed of the signs of rotations where the file names none, and of those before affine quantization always.
+pub(in crate::weights) const SEED: u64 = 42;
 
 /// The newest major version of the format.
 const NEWEST: u64 = 2;

@@ -4,6 +4,7 @@
 //! that an architecture declares, as for every checkpoint; what configuration files claim about them is only checked.
 
 mod claims;
+mod codes;
 mod config;
 mod repairs;
 mod single_bits;
@@ -12,6 +13,7 @@ mod streams;
 pub(super) use claims::Claims;
 pub(crate) use claims::Place;
 pub use config::JangConfig;
+pub(super) use config::SEED;
 
 use super::{
     Checkpoint,
@@ -46,12 +48,13 @@ pub(super) fn shards(folder: &Path) -> Result<Shards> {
 /// Brings the tensors of a bundle into MLX's layout, and its configuration into what they are for.
 ///
 /// # Errors
-/// Those of version 1: parts that do not belong together.
+/// Of version 1 and of JANGTQ, parts that do not belong together; matrices of the format JANGH.
 pub(super) fn decode(checkpoint: &mut Checkpoint, config: &mut Config, jang: &JangConfig) -> Result<()> {
     // What calibration left, and layers that predict several tokens ahead.
     checkpoint
         .ignore(|name| name.ends_with(".importance") || name.starts_with("mtp.") || name.contains(".mtp."));
     streams::decode(checkpoint, config)?;
+    codes::decode(checkpoint)?;
     repairs::mend(config, jang);
     Ok(())
 }
