@@ -36,11 +36,18 @@ const PROMPT: [u32; 24] =
     [3, 301, 17, 44, 260, 9, 333, 128, 77, 5, 401, 210, 66, 31, 199, 350, 2, 88, 120, 275, 11, 64, 290, 7];
 
 /// Options of `cargo xtask gguf`.
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Leave llama.cpp out, which takes minutes to build once
     #[arg(long)]
     quick: bool,
+}
+
+impl Arguments {
+    /// Without llama.cpp.
+    pub(crate) fn quick() -> Arguments {
+        Arguments { quick: true }
+    }
 }
 
 /// A model's folder, and what was written of it.

@@ -278,7 +278,13 @@ impl Architecture {
         }
         metadata.insert(self.key("attention.sliding_window"), window.unsigned_abs());
         metadata.insert(self.key("rope.freq_base_swa"), local.base as f32);
-        metadata.insert(self.key("attention.sliding_window_pattern"), List::Bool(windowed));
+        // Older versions of llama.cpp take no list here.
+        let pattern = self.key("attention.sliding_window_pattern");
+        let every = |n: usize| (0..layers).map(move |layer| !(layer + 1).is_multiple_of(n));
+        match (1..=layers).find(|n| windowed.iter().copied().eq(every(*n))) {
+            Some(period) => metadata.insert(pattern, period as u32),
+            None => metadata.insert(pattern, List::Bool(windowed)),
+        }
         Ok(())
     }
 
