@@ -2,12 +2,13 @@
 //!
 //! [`Source`] is a model of any layout that can be loaded, as the matrices and tensors that mlx-lm has for it. [`Source::convert`] reads
 //! one after the other, does to each matrix what a [`Choice`] says, and hands it to a [`Sink`]. A [`Target`] is who makes the choices,
-//! where the tensors go, and what is written beside them.
+//! where the tensors go, and what is written beside them. JANG bundles are made from what was published, in [`jang`].
 
 mod configuration;
 mod folder;
 mod format;
 mod gguf;
+pub mod jang;
 mod plan;
 mod recipe;
 mod source;

@@ -12,12 +12,12 @@ use mlx_llm::{
     common::{
         MODEL_FILES, Progress,
         gguf::FileType,
-        quantize::{self, Format, Plan, Recipe, Source, Target},
+        quantize::{self, Converted, Format, OnProgress, Plan, Recipe, Source, Target, jang},
         raw::Mode,
     },
     registry,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Convert a model to a folder that MLX's tools load, quantized or not, or to a GGUF file
 ///
@@ -48,20 +48,28 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "RECIPE", value_parser = ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])]
     quant_predicate: Option<String>,
     /// Make floats of what is quantized
-    #[arg(short, long, conflicts_with_all = ["quantize", "q_bits", "q_group_size", "q_mode", "quant_predicate"])]
+    #[arg(short, long, conflicts_with_all = QUANTIZING)]
     dequantize: bool,
+    /// Write a JANG bundle in this profile, from a folder of floats as it was published: 1L, 2S, 2M, 2L, 3S, 3M, 3L, 4S, 4M, 4L, 6M,
+    /// 2K, 3K, 4K, 5K or 6K
+    #[arg(long, value_name = "PROFILE", conflicts_with_all = QUANTIZING, conflicts_with = "dequantize")]
+    jang: Option<jang::Profile>,
     /// The type of what is not quantized [default: what config.json says, else as it is stored]
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", conflicts_with = "jang")]
     dtype: Option<Float>,
     /// Write a GGUF file with matrices of this type: f32, f16, bf16, q8_0 or q4_0 [default: f16]
     #[arg(
         long,
         value_name = "TYPE",
         value_parser = gguf_type,
-        conflicts_with_all = ["quantize", "q_bits", "q_group_size", "q_mode", "quant_predicate", "dequantize", "dtype"]
+        conflicts_with_all = QUANTIZING,
+        conflicts_with_all = ["dequantize", "dtype", "jang"]
     )]
     gguf_type: Option<FileType>,
 }
+
+/// Options that quantize.
+const QUANTIZING: [&str; 5] = ["quantize", "q_bits", "q_group_size", "q_mode", "quant_predicate"];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -71,6 +79,7 @@ Examples:
   llm-tool convert --model model.Q8_0.gguf --out my-model-mlx
   llm-tool convert --model ./my-model-4bit --out my-model-float --dequantize
   llm-tool convert --model ./my-model --out my-model.Q8_0.gguf --gguf-type q8_0
+  llm-tool convert --model ./my-model --out my-model-JANG_4M --jang 4M
 
 After Ctrl-C, or if it is killed, nothing is left that loads.";
 
@@ -116,32 +125,13 @@ impl Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
-    let (plan, dtype) = (arguments.plan()?, arguments.dtype.map(Float::dtype));
+    let plan = arguments.plan()?;
     let path = model::find(&arguments.model, MODEL_FILES)?;
-    let source = Source::open(&path, &registry())?;
-    let mut files = Vec::new();
-    let mut metadata;
-    let target = match arguments.gguf() {
-        Some(kind) => {
-            metadata = mlx_lm_tokenizers::gguf_metadata(&path, &source.config)?;
-            if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
-                metadata.insert("general.name", name);
-            }
-            Target::Gguf { kind, metadata: &metadata }
-        }
-        None => {
-            if source.is_gguf() {
-                files = mlx_lm_tokenizers::files_of_gguf(&path)?;
-            }
-            Target::Mlx(plan)
-        }
-    };
     let (bar, watch) = (progress::bytes("converting"), interrupt.watch());
-    let mut on_progress = |p: &Progress| {
+    let written = write(arguments, plan, &path, &mut |p: &Progress| {
         progress::show(&bar, p);
         !watch.interrupted()
-    };
-    let written = quantize::convert(&source, target, dtype, &arguments.out, &files, &mut on_progress);
+    });
     bar.finish_and_clear();
     let written = written.map_err(|e| match e {
         Error::Cancelled => {
@@ -156,4 +146,31 @@ pub(crate) fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
         arguments.out.display(),
         size(written.bytes)
     ))
+}
+
+/// Writes the model at `path` in the form that was asked for.
+fn write(arguments: &Arguments, plan: Plan, path: &Path, on_progress: OnProgress<'_>) -> Result<Converted> {
+    if let Some(profile) = arguments.jang {
+        return jang::convert(path, &arguments.out, profile, on_progress);
+    }
+    let dtype = arguments.dtype.map(Float::dtype);
+    let source = Source::open(path, &registry())?;
+    let mut files = Vec::new();
+    let mut metadata;
+    let target = match arguments.gguf() {
+        Some(kind) => {
+            metadata = mlx_lm_tokenizers::gguf_metadata(path, &source.config)?;
+            if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
+                metadata.insert("general.name", name);
+            }
+            Target::Gguf { kind, metadata: &metadata }
+        }
+        None => {
+            if source.is_gguf() {
+                files = mlx_lm_tokenizers::files_of_gguf(path)?;
+            }
+            Target::Mlx(plan)
+        }
+    };
+    quantize::convert(&source, target, dtype, &arguments.out, &files, on_progress)
 }
