@@ -59,7 +59,7 @@ fn number(x: f64) -> Value {
 }
 
 /// The float that an object stands for.
-pub(super) fn tagged_float(map: &Map<String, Value>) -> Option<f64> {
+pub(crate) fn tagged_float(map: &Map<String, Value>) -> Option<f64> {
     if map.len() != 1 {
         return None;
     }

@@ -97,7 +97,7 @@ pub fn convert(from: &Path, to: &Path, profile: Profile, on_progress: OnProgress
         has_folded_factors: folds.has_factors(),
     };
     let mut bundle = Bundle {
-        writer: FolderWriter::create(to, WriteOptions::default())?,
+        writer: FolderWriter::create(to, WriteOptions { is_numbered: true, ..WriteOptions::default() })?,
         modules: Vec::new(),
         bytes: 0,
         parameters: 0,

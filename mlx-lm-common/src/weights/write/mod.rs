@@ -7,7 +7,7 @@
 mod shard;
 
 use super::index::INDEX;
-use crate::{Error, Result};
+use crate::{Error, Result, config::json::tagged_float};
 use mlx_rs::Array;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -33,12 +33,15 @@ pub struct WriteOptions {
     pub metadata: BTreeMap<String, String>,
     /// Bytes of tensors in a file at most, unless it holds a single tensor.
     pub shard_bytes: u64,
+    /// Whether a file that is the only one has a number in its name, too.
+    pub is_numbered: bool,
 }
 
 impl Default for WriteOptions {
     /// As mlx-lm: files of 5 GiB that say `"format": "mlx"`.
     fn default() -> WriteOptions {
-        WriteOptions { metadata: BTreeMap::from([("format".into(), "mlx".into())]), shard_bytes: 5 << 30 }
+        let metadata = BTreeMap::from([("format".into(), "mlx".into())]);
+        WriteOptions { metadata, shard_bytes: 5 << 30, is_numbered: false }
     }
 }
 
@@ -183,7 +186,7 @@ impl FolderWriter {
         };
         let count = self.shards.len();
         let name = |i: usize| match count {
-            1 => "model.safetensors".to_string(),
+            1 if !self.options.is_numbered => "model.safetensors".to_string(),
             _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
         };
         let mut metadata = Map::from_iter([("total_size".to_string(), json!(self.total_bytes))]);
@@ -300,14 +303,38 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|e| Error::io(path, e))
 }
 
-/// JSON as Python writes it with `indent=4`.
+/// JSON as Python writes it with `indent=4`, which has words for floats that are not finite.
 fn indented(value: &Value) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    value
+    with_words(value)
         .serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))
         .map_err(|e| Error::Unsupported(format!("cannot write JSON: {e}")))?;
-    Ok(bytes)
+    let mut text = String::from_utf8(bytes).map_err(|e| Error::Unsupported(e.to_string()))?;
+    for word in NOT_FINITE {
+        text = text.replace(&format!("\"{MARK}{word}\""), word);
+    }
+    Ok(text.into_bytes())
+}
+
+/// How Python writes floats that are not finite.
+const NOT_FINITE: [&str; 3] = ["Infinity", "-Infinity", "NaN"];
+
+/// Marks such a word among strings.
+const MARK: &str = "__float__:";
+
+/// The same with a marked word for every float that is not finite.
+fn with_words(value: &Value) -> Value {
+    match value {
+        Value::Array(all) => all.iter().map(with_words).collect(),
+        Value::Object(map) => match tagged_float(map) {
+            Some(f64::INFINITY) => format!("{MARK}Infinity").into(),
+            Some(f64::NEG_INFINITY) => format!("{MARK}-Infinity").into(),
+            Some(_) => format!("{MARK}NaN").into(),
+            None => map.iter().map(|(key, value)| (key.clone(), with_words(value))).collect(),
+        },
+        other => other.clone(),
+    }
 }
 
 #[cfg(test)]

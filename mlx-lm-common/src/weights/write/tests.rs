@@ -156,3 +156,25 @@ fn names_stay_in_the_folder() {
     assert!(message(writer.finish(Map::new())).contains("no config.json"));
     assert!(listed(dir.path()).is_empty());
 }
+
+#[test]
+fn floats_that_are_not_finite_are_written_as_python_writes_them() {
+    let text = r#"{"a": [0.0, Infinity, -Infinity], "b": {"c": NaN}, "d": "Infinity"}"#;
+    let value = crate::config::json::parse(text.as_bytes()).unwrap();
+    let written = String::from_utf8(indented(&value).unwrap()).unwrap();
+    let flat: String = written.split_whitespace().collect();
+    assert_eq!(flat, text.replace(' ', ""));
+    assert_eq!(crate::config::json::parse(written.as_bytes()).unwrap(), value);
+}
+
+#[test]
+fn a_single_file_may_be_numbered() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("model");
+    let options = WriteOptions { is_numbered: true, ..Default::default() };
+    let mut writer = FolderWriter::create(&target, options).unwrap();
+    writer.tensor("x", &array(4)).unwrap();
+    writer.file("config.json", b"{}").unwrap();
+    writer.finish(Map::new()).unwrap();
+    assert!(target.join("model-00001-of-00001.safetensors").exists());
+}
