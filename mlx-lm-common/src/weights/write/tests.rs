@@ -26,7 +26,7 @@ fn message<T>(result: Result<T>) -> String {
 
 #[test]
 fn tensors_come_back_from_one_file_or_several() {
-    for (shard_bytes, wanted) in [(5 << 30, 1), (100, 3), (1, 4)] {
+    for (shard_bytes, wanted) in [(5 << 30, 1), (100, 2), (30, 3), (1, 4)] {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("a/model");
         let mut writer =
