@@ -73,9 +73,25 @@ pub(crate) fn jang() -> Result<PathBuf> {
     })
 }
 
+/// A folder with models and the bundles that the package makes of them, as [`generated`].
+pub(crate) fn jang_written() -> Result<PathBuf> {
+    let state = state(&JANG, &JANG_SCRIPTS)?;
+    cache::provide(&format!("jang-written/{}", &state[..16]), &state, |dir| {
+        eprintln!("  having the JANG package convert models (once for each change of their scripts)");
+        attached(Environment::ready(&JANG)?.script("jang_written.py").arg("make").arg(dir))
+    })
+}
+
 /// What writes JANG bundles, beside the files of `archs/`.
-const JANG_SCRIPTS: [&str; 6] =
-    ["checkpoint.py", "engine.py", "formats.py", "jang.py", "jang_bundles.py", "layouts.py"];
+const JANG_SCRIPTS: [&str; 7] = [
+    "checkpoint.py",
+    "engine.py",
+    "formats.py",
+    "jang.py",
+    "jang_bundles.py",
+    "jang_written.py",
+    "layouts.py",
+];
 
 /// What writes fixtures, beside the files of `archs/`.
 const SCRIPTS: [&str; 9] = [

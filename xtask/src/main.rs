@@ -14,6 +14,7 @@ mod eval;
 mod fetch;
 mod fixtures;
 mod gguf;
+mod jang_written;
 mod llama_cpp;
 mod models;
 mod mutate;
@@ -71,6 +72,8 @@ enum Task {
     Convert(convert::Arguments),
     /// Compare GGUF files that we write with what the package gguf and llama.cpp read of them
     Gguf(gguf::Arguments),
+    /// Write JANG bundles beside the format's package, and compare them
+    Jang,
     /// Compare perplexities and divergences with those of mlx-lm and numpy
     Eval,
     /// Load and run broken copies of small checkpoints of every format
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Task::Real => real::run(),
         Task::Caches(arguments) => caches::run(&arguments),
         Task::Convert(arguments) => convert::run(&arguments),
+        Task::Jang => jang_written::run(),
         Task::Gguf(arguments) => gguf::run(&arguments),
         Task::Eval => eval::run(),
         Task::Mutate(arguments) => mutate::run(&arguments),

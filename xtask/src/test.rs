@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    caches, convert, eval, fetch, fixtures, gguf, mutate,
+    caches, convert, eval, fetch, fixtures, gguf, jang_written, mutate,
     process::{cargo, output, shown, spawn, workspace},
     real, vocab,
 };
@@ -89,6 +89,7 @@ pub(crate) fn run_into(counts: &mut Counts) {
     counts.check("tokenizers against llama.cpp's vocabularies", vocab::run);
     counts.check("broken copies of checkpoints", || mutate::run(&Default::default()));
     counts.check("prompt-cache files, exchanged with mlx-lm", || caches::run(&Default::default()));
+    counts.check("JANG bundles that are written, against the format's package", jang_written::run);
     counts.check("converted models against mlx-lm's", || convert::run(&Default::default()));
     counts.check("GGUF files, read by the package gguf", || gguf::run(&gguf::Arguments::quick()));
     counts.check("a real model against mlx-lm", real::run);
