@@ -103,9 +103,9 @@ fn gptq(version: &str) -> Value {
 }
 
 fn kept(c: &Checkpoint) -> String {
-    let all = c.encodings().map(|(e, n)| match &e.kept {
-        Kept::Packed(code) => format!("{n} x {}: {code}", e.stored),
-        Kept::Widened(why) => format!("{n} x {}: widened, {why}", e.stored),
+    let all = c.encodings().map(|(name, e)| match &e.kept {
+        Kept::Packed(code) => format!("{name} is {}: {code}", e.stored),
+        Kept::Widened(why) => format!("{name} is {}: widened, {why}", e.stored),
     });
     all.collect::<Vec<_>>().join("; ")
 }
@@ -122,7 +122,7 @@ fn gptq_of_all_widths() {
             let g = Gptq::new(bits, [32, input], (0..input).map(|i| i / group).collect());
             let groups =
                 if input == group { "a scale for each row".into() } else { format!("groups of {group}") };
-            let wanted = format!("1 x GPTQ {bits}-bit, {groups}: affine {bits}-bit");
+            let wanted = format!("m is GPTQ {bits}-bit, {groups}: affine {bits}-bit");
             for version in ["gptq", "gptq_v2"] {
                 let v1 = version == "gptq";
                 let values = if v1 { g.values(stored_less_one(bits)) } else { g.values(|z| z) };
@@ -155,7 +155,7 @@ fn gptq_in_other_orders() {
         for (groups, how) in cases {
             let g = Gptq::new(bits, [32, groups.len()], groups);
             let c = open(&[g.entries("m", 1), vec![g.g_idx("m")]].concat(), gptq("gptq")).1;
-            assert_eq!(kept(&c), format!("1 x GPTQ {bits}-bit, {how}"));
+            assert_eq!(kept(&c), format!("m is GPTQ {bits}-bit, {how}"));
             let w = weights(c);
             assert_eq!(matrix(&w, "m", &g.shape()).unwrap(), g.values(stored_less_one(bits)), "{how}");
             w.finish().unwrap();
@@ -267,7 +267,7 @@ fn short_groups_of_awq_are_widened() {
         words("m.qzeros", DType::I32, &[3, 1], &packed(&z)),
         halves("m.scales", &[3, output], &s),
     ]);
-    assert_eq!(kept(&c), "1 x AWQ 4-bit, groups of 16: widened, MLX has no groups of 16");
+    assert_eq!(kept(&c), "m is AWQ 4-bit, groups of 16: widened, MLX has no groups of 16");
     let value = |o: usize, i: usize| {
         let at = i / group * output + o;
         (q[i * output + o] as f32 - z[at] as f32) * s[at].to_f32()
@@ -348,7 +348,7 @@ fn packed_integers_of_compressed_tensors() {
         let config = json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized",
             "config_groups": {"group_0": {"weights": {"num_bits": c.bits, "type": "int", "symmetric": !c.zeros}}}}});
         let checkpoint = open(&entries, config).1;
-        assert_eq!(kept(&checkpoint), format!("1 x compressed-tensors {}-bit, {}", c.bits, c.how));
+        assert_eq!(kept(&checkpoint), format!("m is compressed-tensors {}-bit, {}", c.bits, c.how));
         let value = |i: usize| {
             let at = i / c.columns * c.groups + group(i % c.columns);
             let zero = if c.zeros { z[at] as f32 } else { (1 << (c.bits - 1)) as f32 };
@@ -378,7 +378,7 @@ fn signed_bytes() {
     ] {
         let all: Vec<u8> = (0..rows * columns).map(|i| q(i) as u8).collect();
         let s: Vec<f32> = (0..rows * groups).map(|i| 0.25 * (i + 1) as f32).collect();
-        let z: Vec<i8> = (0..rows * groups).map(|i| (i as i8 - 2) * 60).collect();
+        let z: Vec<i8> = (0..rows * groups).map(|i| (i as i8 - 2) * 40).collect();
         let mut entries = vec![
             u8s("m.weight", DType::I8, &[rows, columns], &all),
             f32s("m.weight_scale", &[rows, groups], &s),
@@ -390,7 +390,7 @@ fn signed_bytes() {
         let config =
             json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "int-quantized"}});
         let c = open(&entries, config).1;
-        assert_eq!(kept(&c), format!("1 x signed 8-bit, {how}"));
+        assert_eq!(kept(&c), format!("m is signed 8-bit, {how}"));
         let value = |i: usize| {
             let at = i / columns * groups + i % columns / (columns / groups);
             (f32::from(q(i)) - if zeros { f32::from(z[at]) } else { 0.0 }) * s[at]

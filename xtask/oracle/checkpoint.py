@@ -8,17 +8,19 @@ import numpy as np
 
 
 @dataclass
-class Float8:
-    """A tensor of float8_e4m3 numbers, which MLX cannot hold."""
+class Bytes:
+    """A tensor of 8-bit floats, which MLX cannot hold."""
 
-    bytes: np.ndarray
+    values: np.ndarray
+    kind: str
+    """What safetensors calls them."""
 
 
 def save(folder, weights, shards):
     """model.safetensors, or several files with an index."""
     metadata = {"format": "mlx"}
-    if any(isinstance(w, Float8) for w in weights.values()):
-        return save_float8(folder / "model.safetensors", weights)
+    if any(isinstance(w, Bytes) for w in weights.values()):
+        return save_bytes(folder / "model.safetensors", weights)
     if shards == 1:
         mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata=metadata)
         return
@@ -34,16 +36,17 @@ def save(folder, weights, shards):
     (folder / "model.safetensors.index.json").write_text(text + "\n")
 
 
-DTYPES = {mx.bfloat16: "BF16", mx.float16: "F16", mx.float32: "F32", mx.int32: "I32", mx.uint8: "U8", mx.uint32: "U32"}
+DTYPES = {mx.bfloat16: "BF16", mx.float16: "F16", mx.float32: "F32", mx.int8: "I8", mx.int32: "I32", mx.int64: "I64",
+          mx.uint8: "U8", mx.uint32: "U32"}
 
 
-def save_float8(file, weights):
-    """A safetensors file in which some tensors are Float8."""
+def save_bytes(file, weights):
+    """A safetensors file in which some tensors are Bytes."""
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for name in sorted(weights):
         w = weights[name]
-        if isinstance(w, Float8):
-            kind, shape, content = "F8_E4M3", w.bytes.shape, w.bytes.tobytes()
+        if isinstance(w, Bytes):
+            kind, shape, content = w.kind, w.values.shape, w.values.tobytes()
         else:
             kind, shape, content = DTYPES[w.dtype], w.shape, np.array(mx.contiguous(w.reshape(-1)).view(mx.uint8)).tobytes()
         header[name] = dict(dtype=kind, shape=list(shape), data_offsets=[len(data), len(data) + len(content)])

@@ -238,11 +238,12 @@ def check(model, tokens, logits):
 # ---- quantized twins -------------------------------------------------------------------------------
 
 
-def quantized(a, mode="affine", bits=None, group=None, predicate=None):
+def quantized(a, mode="affine", bits=None, group=None, predicate=None, **options):
     """(model, config) of mlx-lm's own quantization."""
     model = build(a)
     with contextlib.redirect_stdout(io.StringIO()):
-        return utils.quantize_model(model, copy.deepcopy(a.config), group, bits, mode, quant_predicate=predicate)
+        return utils.quantize_model(model, copy.deepcopy(a.config), group, bits, mode, quant_predicate=predicate,
+                                    **options)
 
 
 def mixed(path, module):

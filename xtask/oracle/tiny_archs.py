@@ -19,10 +19,12 @@ import sys
 from pathlib import Path
 
 import gguf_twins
+import toolkits
 from engine import ARCHS, TWINS, write
 
 for file in sorted(Path(__file__).parent.glob("archs/*.py")):
     importlib.import_module(f"archs.{file.stem}")
+toolkits.register()
 gguf_twins.register()
 
 

@@ -47,7 +47,7 @@ pub struct Checkpoint {
     layout: Option<Layout>,
     claims: Claims,
     remarks: Vec<String>,
-    encodings: BTreeMap<Encoding, usize>,
+    encodings: BTreeMap<String, Encoding>,
 }
 
 /// Whose conventions a checkpoint follows, where names and shapes are alike and values are not.
@@ -111,22 +111,30 @@ impl Checkpoint {
         self.remarks.push(what);
     }
 
-    /// How tensors are stored by other toolkits than MLX's, and how many in each way.
-    pub fn encodings(&self) -> impl Iterator<Item = (&Encoding, usize)> {
-        self.encodings.iter().map(|(encoding, count)| (encoding, *count))
+    /// What other toolkits than MLX's have encoded: modules or single tensors, by the names that they had when the checkpoint was
+    /// opened, and how they are stored.
+    pub fn encodings(&self) -> impl Iterator<Item = (&str, &Encoding)> {
+        self.encodings.iter().map(|(name, encoding)| (name.as_str(), encoding))
     }
 
-    /// Counts a tensor that is stored in this way.
-    pub(crate) fn note(&mut self, encoding: Encoding) {
-        *self.encodings.entry(encoding).or_default() += 1;
+    /// How other toolkits store the tensor `name`, or the module that it is a part of.
+    pub fn encoding(&self, name: &str) -> Option<&Encoding> {
+        let module = || name.rsplit_once('.').filter(|(_, part)| *part != "bias").map(|(module, _)| module);
+        self.encodings.get(name).or_else(|| self.encodings.get(module()?))
+    }
+
+    /// Notes that a module, or a single tensor, is stored in this way.
+    pub(crate) fn note(&mut self, name: impl Into<String>, encoding: Encoding) {
+        self.encodings.insert(name.into(), encoding);
     }
 
     /// A checkpoint of the tensors of a GGUF file.
     pub(crate) fn of_gguf(tensors: Vec<GgufTensor>) -> Checkpoint {
-        let notes: Vec<Encoding> = tensors.iter().filter_map(encoding_of).collect();
+        let notes: Vec<_> =
+            tensors.iter().filter_map(|t| Some((t.name().to_string(), encoding_of(t)?))).collect();
         let tensors = tensors.into_iter().map(|t| (t.name().to_string(), Tensor::Gguf(t)));
         let mut checkpoint = Checkpoint::new(tensors.collect());
-        notes.into_iter().for_each(|encoding| checkpoint.note(encoding));
+        notes.into_iter().for_each(|(name, encoding)| checkpoint.note(name, encoding));
         checkpoint
     }
 

@@ -108,7 +108,7 @@ impl Packed {
     /// for all of a matrix `shape` [.., out, in], for each matrix of a stack, or for each row.
     ///
     /// # Errors
-    /// [`Error::Tensor`] in other modes, [`Error::Shape`] for another number of them.
+    /// [`Error::Tensor`] in other modes and for scales that are not finite, [`Error::Shape`] for another number of them.
     pub fn with_global_scale(self, name: &str, shape: &[i32], scale: &Array) -> Result<Packed> {
         let name = || format!("{name}.global_scale");
         if self.mode != Mode::Nvfp4 || !is_float(scale.dtype()) {
@@ -126,7 +126,7 @@ impl Packed {
             _ => return Err(Error::Shape { name: name(), found: found.to_vec(), wanted: stack.to_vec() }),
         };
         let factor = scale.as_dtype(Dtype::Float32)?.divide(Array::from_f32(NVFP4_MAX))?.reshape(&shape)?;
-        factor.eval()?;
+        super::encodings::all_finite(&name(), &factor)?;
         Ok(Packed { factor: Some(factor), ..self })
     }
 

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 from engine import arch, base
-from formats import encoded, float8_blocks, int4
+from formats import encoded, float8_blocks
 from layouts import chain, join_kv_b, unstack_experts
 from mlx_lm.models import deepseek_v3
 
@@ -59,21 +59,12 @@ NEXT = {"model.layers.61.eh_proj.weight": (64, 128), "model.layers.61.enorm.weig
 FP8 = encoded(float8_blocks, dict(quantization_config=dict(
     activation_scheme="dynamic", fmt="e4m3", quant_method="fp8", weight_block_size=[128, 128])),
     lambda name, w: w.ndim == 2 and "proj" in name)
-INT4 = encoded(int4, dict(quantization_config=dict(
-    config_groups=dict(group_0=dict(
-        input_activations=None, output_activations=None, targets=["Linear"],
-        weights=dict(actorder=None, block_structure=None, dynamic=False, group_size=32, num_bits=4, observer="minmax",
-                     observer_kwargs={}, strategy="group", symmetric=True, type="int"))),
-    format="pack-quantized", ignore=["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*",
-                                     "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"],
-    kv_cache_scheme=None, quant_method="compressed-tensors", quantization_status="compressed")),
-    lambda name, w: ".mlp.experts." in name)
 arch("deepseek_v3", deepseek("deepseek_v3", "DeepseekV3ForCausalLM", **V3), layout=V3_LAYOUT, extras=NEXT, formats=True,
-     twins=dict(fp8=FP8, int4=INT4))
+     twins=dict(fp8=FP8))
 # No RoPE scaling, queries without a low rank, biases.
 arch("deepseek_v3_plain", deepseek("deepseek_v3", "DeepseekV3ForCausalLM", **{
     **V3, "q_lora_rank": None, "rope_scaling": None, "attention_bias": True, "n_group": 1, "topk_group": 1,
     "norm_topk_prob": False}), layout=V3_LAYOUT)
 arch("kimi_k2", deepseek("kimi_k2", "DeepseekV3ForCausalLM", **{
     **V3, "rope_scaling": dict(YARN, mscale_all_dim=1.0), "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.827}),
-    layout=V3_LAYOUT, twins=dict(int4=INT4))
+    layout=V3_LAYOUT)

@@ -1,11 +1,6 @@
 """Llama and what shares its code."""
 
 from engine import arch, base
-from formats import awq, encoded
-
-AWQ = encoded(awq, dict(quantization_config=dict(
-    bits=4, group_size=32, modules_to_not_convert=None, quant_method="awq", version="gemm", zero_point=True)),
-    lambda name, w: name.endswith("_proj.weight"))
 
 
 def llama(**keys):
@@ -18,8 +13,7 @@ arch("llama", llama(head_dim=16, attention_bias=True, mlp_bias=True, tie_word_em
      commit=("", "4bit"), formats=True)
 arch("llama3", llama(rope_theta=500000.0, rope_scaling=dict(
     factor=8.0, high_freq_factor=4.0, low_freq_factor=1.0, original_max_position_embeddings=16, rope_type="llama3")),
-    commit=("", "v5", "4bit", "mxfp4", "mxfp8", "nvfp4", "mixed", "mixed-bare", "sharded"), formats=True,
-    twins=dict(awq=AWQ))
+    commit=("", "v5", "4bit", "mxfp4", "mxfp8", "nvfp4", "mixed", "mixed-bare", "sharded"), formats=True)
 arch("llama_linear_rope", llama(rope_scaling=dict(type="linear", factor=2.0)), weights="llama3", commit=("",))
 arch("llama_yarn", llama(rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32,
                                            beta_fast=8.0, beta_slow=1.0)), weights="llama3", commit=("", "v5"))

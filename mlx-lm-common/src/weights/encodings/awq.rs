@@ -44,7 +44,7 @@ pub(super) fn decode(checkpoint: &mut Checkpoint, settings: &Settings) -> Result
             zeros,
             groups,
         };
-        integers.put(checkpoint)?;
+        integers.put(checkpoint, settings)?;
     }
     Ok(())
 }

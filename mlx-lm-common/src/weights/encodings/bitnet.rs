@@ -1,7 +1,7 @@
 //! Ternary weights (arXiv 2402.17764) as published: `weight` [out / 4, in] has in each byte the codes of four rows that lie
 //! out / 4 apart, 0, 1 and 2 for -1, 0 and 1; `weight_scale` is one float. They become 2-bit codes with w = s · q - s.
 
-use super::{FLOATS, Settings, codes, part, repeats, source};
+use super::{FLOATS, Settings, all_finite, codes, part, repeats, source};
 use crate::{
     Config, Error, Result,
     weights::{Checkpoint, Derived, Encoding, Kept, Tensor},
@@ -33,17 +33,20 @@ pub(super) fn decode(checkpoint: &mut Checkpoint, config: &Config, settings: &Se
         let divides = settings.divides();
         // The inverse of a scale is no number of its type.
         let dtype = scale.1.dtype().filter(|_| !divides).unwrap_or(Dtype::Float32);
-        let shape = vec![rows, groups];
+        let (shape, name) = (vec![rows, groups], scale.0.clone());
         let all = move |x: &Array, sign: f32| {
             let x = x.reshape(&[1, 1])?.as_dtype(Dtype::Float32)?;
             let one = Array::from_f32(sign);
             let x = if divides { one.divide(x)? } else { one.multiply(x)? };
+            all_finite(&name, &x)?;
             Ok(ops::broadcast_to(x.as_dtype(dtype)?, &[rows, groups])?)
         };
-        let scale = source(scale, 2);
-        let biases = Derived::new(vec![scale.clone()], shape.clone(), dtype, move |x| all(&x[0], -1.0));
+        let (scale, negative) = (source(scale, 2), all.clone());
+        let biases =
+            Derived::new(vec![scale.clone()], shape.clone(), dtype, move |x| negative(&x[0], -1.0));
         let scales = Derived::new(vec![scale], shape, dtype, move |x| all(&x[0], 1.0));
-        checkpoint.note(Encoding { stored: "ternary".into(), kept: Kept::Packed("affine 2-bit".into()) });
+        let kept = Kept::Packed("affine 2-bit".into());
+        checkpoint.note(stem.as_str(), Encoding { stored: "ternary".into(), kept });
         checkpoint.put(format!("{stem}.weight"), Tensor::Derived(packed))?;
         checkpoint.put(format!("{stem}.scales"), Tensor::Derived(scales))?;
         checkpoint.put(format!("{stem}.biases"), Tensor::Derived(biases))?;

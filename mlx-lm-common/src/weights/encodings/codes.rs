@@ -9,16 +9,20 @@ use mlx_rs::{Array, Dtype, ops};
 
 /// Every `bits` of the bytes `x`, lowest first: as many arrays like `x` as codes fit into a byte.
 pub(super) fn planes(x: &Array, bits: u32) -> Result<Vec<Array>> {
+    if bits == 8 {
+        return Ok(vec![x.clone()]);
+    }
     let plane = |i: u32| Ok(x.floor_divide(byte(1 << (bits * i)))?.remainder(byte(1 << bits))?);
     (0..8 / bits).map(plane).collect()
 }
 
 /// The codes of `bits` in words or bytes [.., n], lowest first: bytes [.., codes].
 pub(super) fn unpack(x: &Array, bits: u32) -> Result<Array> {
-    let bytes = x.view_dtype(Dtype::Uint8)?;
+    let per_entry = size_of(x.dtype()) as i32 * 8 / bits as i32;
+    // In one row: MLX sees bytes wrongly in matrices of one column that were turned.
+    let bytes = x.reshape(&[x.size() as i32])?.view_dtype(Dtype::Uint8)?;
     let codes = ops::stack(&planes(&bytes, bits)?, -1)?;
-    let columns = bytes.dim(-1).saturating_mul((8 / bits) as i32);
-    Ok(codes.reshape(&with_last(&bytes, columns))?)
+    Ok(codes.reshape(&with_last(x, x.dim(-1).saturating_mul(per_entry)))?)
 }
 
 /// The codes of `bits` in 32-bit words [n, words], lowest first and across words: [n, codes].

@@ -21,7 +21,7 @@ pub(super) fn decode(checkpoint: &mut Checkpoint, settings: &Settings) -> Result
         checkpoint.contains(&format!("{name}_scale")).then(|| stem.to_string())
     };
     let stems: Vec<String> = checkpoint.iter().filter_map(signed).collect();
-    stems.into_iter().try_for_each(|stem| plain(checkpoint, stem))
+    stems.into_iter().try_for_each(|stem| plain(checkpoint, settings, stem))
 }
 
 fn packed(checkpoint: &mut Checkpoint, settings: &Settings, stem: String) -> Result<()> {
@@ -81,10 +81,10 @@ fn packed(checkpoint: &mut Checkpoint, settings: &Settings, stem: String) -> Res
         zeros,
         groups,
     };
-    integers.put(checkpoint)
+    integers.put(checkpoint, settings)
 }
 
-fn plain(checkpoint: &mut Checkpoint, stem: String) -> Result<()> {
+fn plain(checkpoint: &mut Checkpoint, settings: &Settings, stem: String) -> Result<()> {
     let weight = part(checkpoint, format!("{stem}.weight"), &[Dtype::Int8], None)?;
     let &[rows, columns] = weight.1.shape() else {
         return Err(Error::tensor(weight.0, format!("{:?} is no shape of a matrix", weight.1.shape())));
@@ -111,7 +111,7 @@ fn plain(checkpoint: &mut Checkpoint, stem: String) -> Result<()> {
         lay,
         zeros,
     };
-    integers.put(checkpoint)
+    integers.put(checkpoint, settings)
 }
 
 /// `weight_scale`, what makes it [rows, groups], and how many groups there are.

@@ -4,7 +4,7 @@
 //! ModelOpt's `weight_scale_2`, which multiplies, or compressed-tensors' `weight_global_scale`, which divides. Fused experts are
 //! published as `x`, `x_weight_scale` and `x_weight_scale_2` [E], or [E, parts] with one for each part that is fused.
 
-use super::{FLOATS, codes, ending, part, source};
+use super::{FLOATS, all_finite, codes, ending, part, source};
 use crate::{
     Error, Result,
     weights::{Checkpoint, Derived, Encoding, Float8, Kept, NVFP4_MAX, Tensor},
@@ -45,7 +45,7 @@ fn blocks(checkpoint: &mut Checkpoint) -> Result<()> {
         let (_, scales) = part(checkpoint, format!("{stem}_scales"), &[Dtype::Uint8], Some(&scales))?;
         checkpoint.put(format!("{stem}.weight"), blocks)?;
         checkpoint.put(format!("{stem}.scales"), scales)?;
-        checkpoint.note(Encoding { stored: "MXFP4".into(), kept: Kept::Packed("mxfp4".into()) });
+        checkpoint.note(stem, Encoding { stored: "MXFP4".into(), kept: Kept::Packed("mxfp4".into()) });
     }
     Ok(())
 }
@@ -116,7 +116,7 @@ fn decode_one(checkpoint: &mut Checkpoint, names: Names) -> Result<()> {
     let words = codes::as_words(&weight.0, weight.1)?;
     checkpoint.put(format!("{}.weight", names.module), words)?;
     checkpoint.put(format!("{}.scales", names.module), scales.1)?;
-    checkpoint.note(Encoding { stored: stored.into(), kept: Kept::Packed(kept) });
+    checkpoint.note(names.module, Encoding { stored: stored.into(), kept: Kept::Packed(kept) });
     Ok(())
 }
 
@@ -136,9 +136,11 @@ fn global(scale: (String, Tensor), rows: &[i32], divides: bool) -> Result<Tensor
         }
     };
     let (largest, to) = (Array::from_f32(NVFP4_MAX), shape.clone());
+    let name = scale.0.clone();
     let compute = move |x: &[Array]| {
         let x = x[0].as_dtype(Dtype::Float32)?;
         let x = if divides { largest.divide(x)? } else { x.multiply(&largest)? };
+        all_finite(&name, &x)?;
         let Some(times) = parts else { return Ok(x) };
         let wide = ops::broadcast_to(x.expand_dims(-1)?, &[&found[..], &[times]].concat())?;
         Ok(wide.reshape(&to)?)

@@ -63,11 +63,11 @@ pub(super) fn decode(checkpoint: &mut Checkpoint, settings: &Settings) -> Result
             });
             checkpoint.put(format!("{module}.weight"), codes::as_words(name, weight.1)?)?;
             checkpoint.put(format!("{module}.scales"), Tensor::Derived(scales))?;
-            checkpoint.note(Encoding { stored, kept: Kept::Packed("mxfp8".into()) });
+            checkpoint.note(module, Encoding { stored, kept: Kept::Packed("mxfp8".into()) });
             continue;
         }
         let why = "MLX has 8-bit floats with powers of two for groups of 32 alone".into();
-        checkpoint.note(Encoding { stored, kept: Kept::Widened(why) });
+        checkpoint.note(name.as_str(), Encoding { stored, kept: Kept::Widened(why) });
         let inputs = vec![source(weight, 1), source(scale, 1)];
         let floats = Derived::new(inputs, shape.clone(), Dtype::Float32, move |x| {
             let scale = if exponents { codes::e8m0(&x[1])? } else { x[1].as_dtype(Dtype::Float32)? };

@@ -82,5 +82,5 @@ fn decode_one(checkpoint: &mut Checkpoint, settings: &Settings, stem: String) ->
         zeros,
         groups,
     };
-    integers.put(checkpoint)
+    integers.put(checkpoint, settings)
 }

@@ -1,7 +1,7 @@
 //! Integer codes in groups of columns: w = (q - z) · s. They stay packed, as MLX's affine code, where runs of 32 columns share scale
 //! and zero point; else they become plain floats.
 
-use super::{codes, source};
+use super::{Settings, codes, source};
 use crate::{
     Error, Result,
     weights::{Checkpoint, Derived, Encoding, Kept, Source, Tensor},
@@ -125,7 +125,7 @@ impl Groups {
 
 impl Integers {
     /// Puts `weight`, and `scales` and `biases` if it stays packed, into the checkpoint.
-    pub(super) fn put(self, checkpoint: &mut Checkpoint) -> Result<()> {
+    pub(super) fn put(self, checkpoint: &mut Checkpoint, settings: &Settings) -> Result<()> {
         let [rows, columns] = self.shape;
         if rows == 0 || columns == 0 {
             return Err(Error::tensor(
@@ -133,6 +133,7 @@ impl Integers {
                 format!("{rows} rows of {columns} columns have no values"),
             ));
         }
+        settings.compare(checkpoint, &self.weight.0, self.bits, &self.groups);
         let groups = self.groups.count();
         let stored = format!("{} {}-bit, {}", self.what, self.bits, self.groups.in_words());
         let weight = format!("{}.weight", self.stem);
@@ -153,7 +154,7 @@ impl Integers {
                 Groups::Equal { size, .. } => format!("MLX has no groups of {size}"),
                 Groups::Listed(..) => "MLX has no groups of columns that lie apart".into(),
             };
-            checkpoint.note(Encoding { stored, kept: Kept::Widened(why) });
+            checkpoint.note(self.stem, Encoding { stored, kept: Kept::Widened(why) });
             let (codes, over) = (self.codes, self.groups.over_columns());
             let inputs = [source(self.weight, 1), scales].into_iter().chain(zeros).collect();
             let floats = Derived::new(inputs, vec![rows, columns], Dtype::Float32, move |x| {
@@ -164,7 +165,8 @@ impl Integers {
             });
             return checkpoint.put(weight, Tensor::Derived(floats));
         };
-        checkpoint.note(Encoding { stored, kept: Kept::Packed(format!("affine {}-bit", self.bits)) });
+        let kept = Kept::Packed(format!("affine {}-bit", self.bits));
+        checkpoint.note(self.stem.as_str(), Encoding { stored, kept });
         // Biases are products, which only float32 holds exactly, and MLX wants both in one type. Half a power of two is exact in any.
         let own = scales.tensor().dtype().unwrap_or(Dtype::Float32);
         let dtype = if symmetric { own } else { Dtype::Float32 };

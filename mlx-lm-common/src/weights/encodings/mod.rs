@@ -17,7 +17,7 @@ mod settings;
 use super::{Checkpoint, Source, Tensor};
 use crate::{Config, Error, Result};
 use integers::{Groups, Integers, Step};
-use mlx_rs::Dtype;
+use mlx_rs::{Array, Dtype};
 use settings::Settings;
 use std::rc::Rc;
 
@@ -85,6 +85,15 @@ fn part(
 /// What so many derived tensors read.
 fn source((name, tensor): (String, Tensor), readers: usize) -> Rc<Source> {
     Source::new(name, tensor, readers)
+}
+
+/// Refuses scales of whole matrices that are no numbers, or that nothing can be divided by: they would make all values such.
+pub(super) fn all_finite(name: &str, x: &Array) -> Result<()> {
+    let finite = x.is_finite()?.all(false)?.try_item_cast::<bool>();
+    if finite.map_err(|e| Error::tensor(name, e.to_string()))? {
+        return Ok(());
+    }
+    Err(Error::tensor(name, "holds a scale of a whole matrix that is no finite number, or divides by 0"))
 }
 
 /// How often each scale must be repeated so that groups are of a size that MLX has.

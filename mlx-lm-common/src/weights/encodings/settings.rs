@@ -1,7 +1,8 @@
 //! `quantization_config`, as far as tensors do not say it themselves.
 
-use crate::{Config, Error, Result};
-use serde::Deserialize;
+use super::Groups;
+use crate::{Config, Error, Result, weights::Checkpoint};
+use serde::{Deserialize, de::IgnoredAny};
 use std::collections::BTreeMap;
 
 const KEY: &str = "quantization_config";
@@ -39,6 +40,8 @@ pub(super) struct Settings {
     linear_class: Option<String>,
     quantization_mode: Option<String>,
     weight_block_size: Option<Vec<i32>>,
+    /// What is different for some modules.
+    dynamic: Option<IgnoredAny>,
 }
 
 /// A group of layers of compressed-tensors.
@@ -167,6 +170,24 @@ impl Settings {
     /// Columns of all groups, where tensors do not tell.
     pub(super) fn group_size(&self) -> Option<i64> {
         self.group_size.or_else(|| self.alike(|weights| weights.group_size))
+    }
+
+    /// Remarks, once for all, on bits or columns of a group that the tensor `name` contradicts. The tensors are right.
+    pub(super) fn compare(&self, checkpoint: &mut Checkpoint, name: &str, bits: u32, groups: &Groups) {
+        let mut found = vec![("bits", self.bits().filter(|b| *b != i64::from(bits)), i64::from(bits))];
+        if let Groups::Equal { size, count } = *groups {
+            let size = i64::from(size);
+            // Groups end with the row, and -1 means rows.
+            let wrong = |said: &i64| *said != size && (count > 1 || (1..size).contains(said));
+            found.push(("group_size", self.group_size().filter(wrong), size));
+        }
+        for (key, said, found) in found {
+            let Some(said) = said.filter(|_| self.dynamic.is_none()) else { continue };
+            let claim = format!("`{KEY}` says {key} {said}, but ");
+            if !checkpoint.remarks().iter().any(|remark| remark.starts_with(&claim)) {
+                checkpoint.remark(format!("{claim}`{name}` has {found}; the tensors are right"));
+            }
+        }
     }
 
     /// What all groups of layers have in common.
