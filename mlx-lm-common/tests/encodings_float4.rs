@@ -147,7 +147,8 @@ fn scales_of_matrices_that_are_no_numbers() {
         let scale = zeros("m.weight_scale", DType::F8_E4M3, &[2, 4]);
         vec![zeros(weight, DType::U8, &[2, 32]), scale, f32s(global, &[1], &[value])]
     };
-    let bitnet = |value: f32| vec![zeros("m.weight", DType::U8, &[1, 64]), f32s("m.weight_scale", &[1], &[value])];
+    let bitnet =
+        |value: f32| vec![zeros("m.weight", DType::U8, &[1, 64]), f32s("m.weight_scale", &[1], &[value])];
     let own = |value: f32| {
         let scales = zeros("m.scales", DType::U8, &[2, 4]);
         vec![words("m.weight", DType::U32, &[2, 8], &[0; 16]), scales, f32s("m.global_scale", &[], &[value])]
@@ -157,7 +158,12 @@ fn scales_of_matrices_that_are_no_numbers() {
         (nvfp4("m.weight", "m.weight_scale_2", f32::NAN), [2, 64], json!({}), "m.weight_scale_2"),
         (nvfp4("m.weight", "m.weight_scale_2", f32::INFINITY), [2, 64], json!({}), "m.weight_scale_2"),
         (nvfp4("m.weight_packed", "m.weight_global_scale", 0.0), [2, 64], json!({}), "m.weight_global_scale"),
-        (nvfp4("m.weight_packed", "m.weight_global_scale", f32::NAN), [2, 64], json!({}), "m.weight_global_scale"),
+        (
+            nvfp4("m.weight_packed", "m.weight_global_scale", f32::NAN),
+            [2, 64],
+            json!({}),
+            "m.weight_global_scale",
+        ),
         (bitnet(0.0), [4, 64], divides.clone(), "m.weight_scale"),
         (bitnet(f32::NAN), [4, 64], divides, "m.weight_scale"),
         (own(f32::NAN), [2, 64], json!({}), "m.global_scale"),

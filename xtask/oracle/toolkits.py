@@ -95,7 +95,7 @@ MODELS = {
     "kimi_k2": (experts, ["int4-group"]),
     # Rows that are put in another order, factors that are folded in, torch's convolutions.
     "qwen3_next": (projections, ["awq", "gptq4", "int4-group"]),
-    "falcon_h1": (projections, ["gptq4", "gptq8", "nvfp4-modelopt"]),
+    "falcon_h1": (projections, ["int4-group", "int4-asymmetric", "nvfp4-modelopt"]),
     "nemotron_h": (projections, ["fp8-modelopt", "nvfp4-modelopt"]),
 }
 

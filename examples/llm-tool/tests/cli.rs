@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "../../../mlx-lm-common/tests/common/gguf.rs"]
+mod gguf;
 
 use common::{Logits, TEMPLATE, Tiny, fixture, fixtures, ids, stdout};
 use mlx_rs::{Array, Dtype, ops};
@@ -175,6 +177,90 @@ fn info_counts_parameters_however_they_are_stored() {
         assert!(twin["bits_per_weight"].as_f64().unwrap() < 9.0, "{twin}");
     }
     assert!(info("qwen3_moe-hf")["classes"]["experts"]["parameters"].as_u64().unwrap() > 0);
+}
+
+/// The encodings that `info` lists: as they are stored, what becomes of them, how many.
+fn encodings(info: &Value) -> Vec<String> {
+    let row = |e: &Value| {
+        let [stored, kept, to] = ["stored", "kept", "as"].map(|key| e[key].as_str().unwrap());
+        assert!(e["bytes"].as_u64().unwrap() > 0 && (kept == "widened") == e["why"].is_string(), "{e}");
+        format!("{} x {stored}: {kept}, {to}", e["tensors"])
+    };
+    let mut rows: Vec<_> = info["encodings"].as_array().unwrap().iter().map(row).collect();
+    rows.sort();
+    rows
+}
+
+#[test]
+fn info_lists_what_stays_packed() {
+    let run = |model: &Path, more: &[&str]| {
+        stdout(&[&["info", "--device", "cpu", "--model", model.to_str().unwrap()], more].concat())
+    };
+    let json = |model: &Path| -> Value { serde_json::from_str(&run(model, &["--json"])).unwrap() };
+    for (name, wanted) in [
+        ("qwen3", vec!["24 x bfloat16: plain, float32"]),
+        (
+            "qwen3-4bit",
+            vec!["15 x MLX affine 4-bit, groups of 32: packed, affine 4-bit", "9 x bfloat16: plain, float32"],
+        ),
+        ("llama3-nvfp4", vec!["15 x MLX nvfp4, groups of 16: packed, nvfp4", "5 x bfloat16: plain, float32"]),
+    ] {
+        let info = json(&fixture(name));
+        assert_eq!(encodings(&info), wanted, "{name}");
+        assert_eq!(info["remarks"], json!([]));
+        let bytes: u64 =
+            info["encodings"].as_array().unwrap().iter().map(|e| e["bytes"].as_u64().unwrap()).sum();
+        assert_eq!(info["file_bytes"], bytes);
+    }
+
+    // Of GPTQ, with and without an order; the configuration is wrong about both.
+    let tiny = Tiny::new(64);
+    let mut tensors = Array::load_safetensors(fixture("qwen3/model.safetensors")).unwrap();
+    let zeros =
+        |shape: &[i32], dtype| Array::from_int(0).as_dtype(dtype).and_then(|z| ops::broadcast_to(z, shape));
+    for layer in 0..2 {
+        let module = format!("model.layers.{layer}.mlp.down_proj");
+        tensors.remove(&format!("{module}.weight")).unwrap();
+        let parts = [
+            ("qweight", [12, 64], Dtype::Int32),
+            ("qzeros", [3, 8], Dtype::Int32),
+            ("scales", [3, 64], Dtype::Float16),
+        ];
+        for (part, shape, dtype) in parts {
+            tensors.insert(format!("{module}.{part}"), zeros(&shape, dtype).unwrap());
+        }
+        let order: Vec<i32> = (0..96).map(|i| if layer == 0 { i / 32 } else { i % 3 }).collect();
+        tensors.insert(format!("{module}.g_idx"), Array::from_slice(&order, &[96]));
+    }
+    Array::save_safetensors(&tensors, None, tiny.path("model.safetensors")).unwrap();
+    let mut config: Value = serde_json::from_slice(&fs::read(tiny.path("config.json")).unwrap()).unwrap();
+    config["quantization_config"] = json!({ "quant_method": "gptq", "bits": 8, "group_size": 32 });
+    tiny.write("config.json", &config);
+    let info = json(tiny.folder.path());
+    let wanted = [
+        "1 x GPTQ 4-bit, groups of 32: packed, affine 4-bit",
+        "1 x GPTQ 4-bit, listed groups: widened, float32",
+        "22 x bfloat16: plain, float32",
+    ];
+    assert_eq!(encodings(&info), wanted);
+    let lie = "`quantization_config` says bits 8, but `model.layers.0.mlp.down_proj.qweight` has 4; the tensors are right";
+    assert_eq!(info["remarks"], json!([lie]));
+    let text = run(tiny.folder.path(), &[]);
+    assert!(text.contains("widened to float32: MLX has no groups of columns that lie apart\n"), "{text}");
+    assert!(text.contains(&format!("remark           {lie}\n")), "{text}");
+
+    let file = tiny.path("model.gguf");
+    let blocks = |values: usize| vec![0; values / 32 * 18];
+    let model = gguf::Builder::model("llama")
+        .tensor("blk.0.attn_v.weight", &[64, 32], 2, blocks(64 * 32))
+        .tensor("blk.1.attn_v.weight", &[64, 32], 20, blocks(64 * 32));
+    fs::write(&file, model.bytes()).unwrap();
+    let wanted = [
+        "1 x IQ4_NL: widened, float32",
+        "1 x Q4_0: packed, 4-bit affine, groups of 32",
+        "18 x float32: plain, float32",
+    ];
+    assert_eq!(encodings(&json(&file)), wanted);
 }
 
 #[test]

@@ -42,8 +42,7 @@ pub(super) fn decode(checkpoint: &mut Checkpoint, config: &Config, settings: &Se
             Ok(ops::broadcast_to(x.as_dtype(dtype)?, &[rows, groups])?)
         };
         let (scale, negative) = (source(scale, 2), all.clone());
-        let biases =
-            Derived::new(vec![scale.clone()], shape.clone(), dtype, move |x| negative(&x[0], -1.0));
+        let biases = Derived::new(vec![scale.clone()], shape.clone(), dtype, move |x| negative(&x[0], -1.0));
         let scales = Derived::new(vec![scale], shape, dtype, move |x| all(&x[0], 1.0));
         let kept = Kept::Packed("affine 2-bit".into());
         checkpoint.note(stem.as_str(), Encoding { stored: "ternary".into(), kept });

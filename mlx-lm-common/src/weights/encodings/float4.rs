@@ -114,8 +114,13 @@ fn decode_one(checkpoint: &mut Checkpoint, names: Names) -> Result<()> {
         kept += " with a global scale";
     }
     let words = codes::as_words(&weight.0, weight.1)?;
+    let (_, mut scales) = scales;
+    if let Tensor::Plain(scales) = &mut scales {
+        // They are MLX's now, and no 8-bit floats to widen.
+        scales.float8 = None;
+    }
     checkpoint.put(format!("{}.weight", names.module), words)?;
-    checkpoint.put(format!("{}.scales", names.module), scales.1)?;
+    checkpoint.put(format!("{}.scales", names.module), scales)?;
     checkpoint.note(names.module, Encoding { stored: stored.into(), kept: Kept::Packed(kept) });
     Ok(())
 }

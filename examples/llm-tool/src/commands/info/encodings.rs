@@ -1,17 +1,17 @@
 //! How tensors are stored, and what becomes of them.
 
-use super::{
-    name,
-    tensors::{PARTS, Packings},
-};
+use super::name;
 use crate::units::size;
-use mlx_llm::{
-    Config, Result,
-    common::weights::{Checkpoint, Kept},
+use mlx_llm::common::{
+    raw::Mode,
+    weights::{Checkpoint, Kept, Packing},
 };
 use mlx_rs::Dtype;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+
+/// What a packed matrix consists of, beside its bias.
+const PARTS: [&str; 4] = ["weight", "scales", "biases", "global_scale"];
 
 /// Tensors that are stored alike.
 pub(super) struct Row {
@@ -32,15 +32,27 @@ enum Becomes {
     Plain(String),
 }
 
-/// The encodings of a checkpoint as it was opened, those with most bytes first. Floats become `compute`.
-pub(super) fn rows(checkpoint: &Checkpoint, config: &Config, compute: Dtype) -> Result<Vec<Row>> {
-    let packings = Packings::read(checkpoint, config)?;
+/// The encodings of a checkpoint, those with most bytes first: as it was opened, `published`, if other toolkits have encoded it, or
+/// in the layout that architectures read, `read`, whose matrices are packed so. Floats become `compute`.
+pub(super) fn rows(
+    published: &Checkpoint,
+    read: &Checkpoint,
+    packings: &BTreeMap<String, Packing>,
+    compute: Dtype,
+) -> Vec<Row> {
+    let checkpoint = if published.encodings().next().is_some() { published } else { read };
     let mut sums: BTreeMap<(String, Becomes), (u64, u64)> = BTreeMap::new();
     for (tensor_name, tensor) in checkpoint.iter() {
-        let row = match (checkpoint.encoding(tensor_name), packings.packing(tensor_name)) {
+        let (module, part) = tensor_name.rsplit_once('.').unwrap_or(("", tensor_name));
+        let packing = packings.get(module).filter(|_| PARTS.contains(&part));
+        let row = match (checkpoint.encoding(tensor_name), packing) {
             (Some(encoding), _) => (encoding.stored.clone(), Becomes::Kept(encoding.kept.clone())),
-            (None, Some(packing)) => {
-                (format!("MLX {packing}"), Becomes::Kept(Kept::Packed(packing.code())))
+            (None, Some(Packing { bits, group, mode })) => {
+                let code = match mode {
+                    Mode::Affine => format!("affine {bits}-bit"),
+                    _ => mode.name().into(),
+                };
+                (format!("MLX {code}, groups of {group}"), Becomes::Kept(Kept::Packed(code)))
             }
             (None, None) => {
                 let own = tensor.dtype().or(tensor.float_type()).unwrap_or(Dtype::Float32);
@@ -50,14 +62,13 @@ pub(super) fn rows(checkpoint: &Checkpoint, config: &Config, compute: Dtype) -> 
         };
         let sum = sums.entry(row).or_default();
         // A matrix counts once.
-        let part = tensor_name.rsplit_once('.').map_or("", |(_, part)| part);
         sum.0 += u64::from(!PARTS[1..].contains(&part));
         sum.1 += tensor.bytes();
     }
     let row = |((stored, becomes), (tensors, bytes))| Row { stored, becomes, tensors, bytes };
     let mut rows: Vec<Row> = sums.into_iter().map(row).collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
-    Ok(rows)
+    rows
 }
 
 impl Row {

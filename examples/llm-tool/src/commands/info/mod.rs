@@ -1,5 +1,6 @@
 //! `llm-tool info`: what a model is and what it needs, from the headers of its files alone.
 
+mod encodings;
 mod tensors;
 
 use crate::{
@@ -59,6 +60,8 @@ struct Info {
     tally: Tally,
     /// How many matrices are packed in each way.
     packings: BTreeMap<Packing, u64>,
+    encodings: Vec<encodings::Row>,
+    /// What was found that a person may want to know.
     remarks: Vec<String>,
     file_bytes: u64,
     weight_bytes: u64,
@@ -81,6 +84,7 @@ impl Info {
         let (config, mut checkpoint) = weights::open(&path)?;
         let registry = registry();
         let architecture = registry.get(&config.model_type)?;
+        let published = checkpoint.clone();
         architecture.rewrite(&mut checkpoint, &config)?;
         let stored = checkpoint.float_type().unwrap_or(Dtype::Float32);
         let (device, wanted) = (arguments.policy.device()?, arguments.policy.dtype());
@@ -93,6 +97,7 @@ impl Info {
         Ok(Info {
             tally: Tally::of(&checkpoint, &loaded.packings),
             packings,
+            encodings: encodings::rows(&published, &checkpoint, &loaded.packings, backend.compute),
             remarks: loaded.remarks,
             file_bytes: checkpoint.bytes(),
             weight_bytes: checkpoint.memory_bytes(backend.compute) as u64,
@@ -134,6 +139,7 @@ impl Info {
             "bits_per_weight": total.bits_per_weight(),
             "classes": self.tally.classes().map(class).collect::<serde_json::Map<_, _>>(),
             "packings": self.packings.iter().map(packing).collect::<Vec<_>>(),
+            "encodings": self.encodings.iter().map(|row| row.json(self.backend.compute)).collect::<Vec<_>>(),
             "remarks": self.remarks,
             "float_type": name(self.stored),
             "compute_type": name(self.backend.compute),
@@ -167,6 +173,11 @@ impl Info {
             let noun = if *matrices == 1 { "matrix" } else { "matrices" };
             let text = format!("{matrices} {noun} of {bits} bits in groups of {group} ({})", mode.name());
             lines.push(row(std::mem::take(&mut title), &text));
+        }
+        let width = self.encodings.iter().map(encodings::Row::width).max().unwrap_or(0);
+        for (i, encoding) in self.encodings.iter().enumerate() {
+            let title = if i == 0 { "encodings" } else { "" };
+            lines.push(row(title, &encoding.text(self.backend.compute, width)));
         }
         let compute =
             format!("{} on the {}", name(self.backend.compute), device(self.backend).to_uppercase());
