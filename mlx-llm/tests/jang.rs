@@ -5,10 +5,13 @@
 
 mod common;
 
-use common::{Reference, agrees, wanted};
+use common::{Reference, agrees, cache, ids, near, wanted};
 use mlx_llm::{
     LoadOptions, Result,
-    common::{model::LoadedModel, raw::Device},
+    common::{
+        model::{LanguageModel, LoadedModel},
+        raw::Device,
+    },
     load_local,
 };
 use serde_json::Value;
@@ -57,6 +60,7 @@ fn logits_equal_those_of_the_package() {
         for without_kernels in [false, true] {
             let loaded = load(folder, without_kernels, false)?;
             agrees(loaded.model.as_ref(), &reference)
+                .and_then(|()| agrees_on_a_long_text(loaded.model.as_ref(), &reference))
                 .map_err(|why| format!("{why}, without kernels: {without_kernels}"))?;
         }
         Ok(())
@@ -81,6 +85,13 @@ const PARTS: [(&str, &str); 12] = [
 
 /// Matrices that are not used.
 const UNUSED: [&str; 2] = ["mtp.", "eh_proj"];
+
+/// So many tokens that experts get them sorted.
+fn agrees_on_a_long_text(model: &dyn LanguageModel, reference: &Reference) -> Result<(), String> {
+    let Some(wanted) = reference.get("long_logits") else { return Ok(()) };
+    let logits = model.forward(&ids(&reference.tokens("long")), &mut cache(model));
+    near(&logits.map_err(|e| e.to_string())?, wanted, "a long text")
+}
 
 /// The name of a module without what differs between writers: where the text model lies.
 fn bare(module: &str) -> String {

@@ -69,7 +69,9 @@ pub(crate) fn jang() -> Result<PathBuf> {
     let state = state(&JANG, &JANG_SCRIPTS)?;
     cache::provide(&format!("jang/{}", &state[..16]), &state, |dir| {
         eprintln!("  writing JANG bundles into the cache folder (once for each change of their scripts)");
-        attached(Environment::ready(&JANG)?.script("jang.py").arg("--out").arg(dir))
+        let package = Environment::ready(&JANG)?;
+        attached(package.script("jang.py").arg("--out").arg(dir))?;
+        attached(package.script("jang_rotated.py").arg("--out").arg(dir))
     })
 }
 
@@ -83,12 +85,13 @@ pub(crate) fn jang_written() -> Result<PathBuf> {
 }
 
 /// What writes JANG bundles, beside the files of `archs/`.
-const JANG_SCRIPTS: [&str; 7] = [
+const JANG_SCRIPTS: [&str; 8] = [
     "checkpoint.py",
     "engine.py",
     "formats.py",
     "jang.py",
     "jang_bundles.py",
+    "jang_rotated.py",
     "jang_written.py",
     "layouts.py",
 ];

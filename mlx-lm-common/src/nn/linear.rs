@@ -222,7 +222,7 @@ pub(super) fn plain(matrix: Matrix, compute: Dtype) -> Result<Matrix> {
         Matrix::Dense(w) if w.dtype() != compute => Matrix::Dense(w.as_dtype(compute)?),
         Matrix::Dense(w) => Matrix::Dense(w),
         Matrix::Packed(p) => Matrix::Packed(p.with_scales_in(compute)?),
-        Matrix::Rotated(r) => Matrix::Rotated(r.with_float32_scales()?),
+        Matrix::Rotated(r) => Matrix::Rotated(r),
     })
 }
 

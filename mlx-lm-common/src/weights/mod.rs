@@ -209,6 +209,8 @@ impl Weights {
         }
         if self.is_rotated(&packed) {
             let rotation = self.store.shared.rotation(columns, jang::SEED);
+            // As what they are multiplied with.
+            let packed = packed.with_scales_in(Dtype::Float32)?;
             return Ok(Matrix::Rotated(Rotated { rotation, values: Turned::Packed(packed) }));
         }
         Ok(Matrix::Packed(packed))

@@ -24,7 +24,7 @@ pub struct Rotated {
 pub enum Turned {
     /// As levels of a codebook.
     Codes(Codes),
-    /// In one of MLX's layouts.
+    /// In one of MLX's layouts, with scales in float32.
     Packed(Packed),
 }
 
@@ -208,16 +208,6 @@ impl Rotated {
                 Ok(raw::gather_qmm(turned, &p.weight, &p.scales, biases, to, p.format(), sorted)?)
             }
         }
-    }
-
-    /// The same with scales in the type of what it is multiplied with, which is float32.
-    pub(crate) fn with_float32_scales(self) -> Result<Rotated> {
-        Ok(match self.values {
-            Turned::Packed(p) => {
-                Rotated { values: Turned::Packed(p.with_scales_in(Dtype::Float32)?), ..self }
-            }
-            Turned::Codes(_) => self,
-        })
     }
 }
 
