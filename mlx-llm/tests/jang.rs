@@ -1,4 +1,4 @@
-//! JANG bundles that the format's own package wrote: their logits, the widths of their matrices, and what is remarked on.
+//! JANG bundles that the format's own package wrote: their logits, the widths of their matrices, what is remarked on, and damaged ones.
 //!
 //! `cargo xtask test` generates the bundles and names their folder in `MLX_LM_JANG_FIXTURES`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -14,7 +14,8 @@ use mlx_llm::{
     },
     load_local,
 };
-use serde_json::Value;
+use mlx_rs::Array;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -151,4 +152,113 @@ fn texts_end_where_the_package_ends_them() {
         let wanted: Vec<u32> = wanted.collect();
         if eos == wanted { Ok(()) } else { Err(format!("{eos:?} instead of {wanted:?}")) }
     });
+}
+
+/// A copy of a bundle, to be damaged.
+struct Copy(tempfile::TempDir);
+
+impl Copy {
+    fn of(bundle: &Path) -> Copy {
+        let copy = tempfile::tempdir().unwrap();
+        for file in fs::read_dir(bundle).unwrap().map(|e| e.unwrap()) {
+            fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        Copy(copy)
+    }
+
+    fn json(&self, file: &str, change: impl FnOnce(&mut Value)) {
+        let path = self.0.path().join(file);
+        let mut value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut value);
+        fs::write(&path, value.to_string()).unwrap();
+    }
+
+    /// Keeps only the first `keep` entries of the last axis of a tensor.
+    fn cut(&self, tensor: &str, keep: impl Fn(i32) -> i32) {
+        let weights = |e: std::io::Result<fs::DirEntry>| {
+            let path = e.unwrap().path();
+            path.file_name()?.to_str()?.starts_with("model-").then_some(path)
+        };
+        let path = fs::read_dir(self.0.path()).unwrap().find_map(weights).unwrap();
+        let mut tensors = Array::load_safetensors(&path).unwrap();
+        let whole = &tensors[tensor];
+        let kept = keep(whole.dim(-1));
+        let ids = Array::from_iter(0..kept, &[kept]);
+        let part = whole.take_axis(&ids, -1).unwrap();
+        tensors.insert(tensor.into(), part);
+        tensors.values().for_each(|t| t.eval().unwrap());
+        fs::remove_file(&path).unwrap();
+        Array::save_safetensors(&tensors, None, &path).unwrap();
+    }
+}
+
+#[test]
+fn damaged_bundles_are_refused_by_name_and_odd_ones_load() {
+    let Some(root) = env::var_os("MLX_LM_JANG_FIXTURES").map(PathBuf::from) else { return };
+    type Damage = fn(&Copy);
+    const Q: &str = "model.layers.0.self_attn.q_proj";
+    let cases: &[(&str, &str, Damage, Option<&str>)] = &[
+        (
+            "a newer format",
+            "llama-2l",
+            |c| c.json("jang_config.json", |j| j["format_version"] = json!("3.0")),
+            Some("version 3"),
+        ),
+        (
+            "no object",
+            "llama-2l",
+            |c| c.json("jang_config.json", |j| *j = json!([2])),
+            Some("not a JSON object"),
+        ),
+        (
+            "other types",
+            "llama-2l",
+            |c| {
+                c.json("jang_config.json", |j| {
+                    *j = json!({ "quantization": 7, "format_version": [2], "mxtq_seed": {} })
+                })
+            },
+            None,
+        ),
+        (
+            "widths of other types",
+            "llama-2l",
+            |c| {
+                c.json("config.json", |j| {
+                    j["quantization"] =
+                        json!({ "bits": -1, "group_size": "x", (Q): { "bits": [], "group_size": 1e99 } })
+                })
+            },
+            None,
+        ),
+        (
+            "a norm that is too short",
+            "llama-2l",
+            |c| c.cut("model.norm.weight", |n| n - 1),
+            Some("model.norm.weight"),
+        ),
+        ("words that do not fit", "llama-2l", |c| c.cut(&format!("{Q}.weight"), |n| n - 1), Some(Q)),
+        ("scales that do not fit", "llama-2l", |c| c.cut(&format!("{Q}.scales"), |n| n - 1), Some(Q)),
+        ("scales without columns", "llama-2l", |c| c.cut(&format!("{Q}.scales"), |_| 0), Some(Q)),
+        ("biases that do not fit", "llama-2l", |c| c.cut(&format!("{Q}.biases"), |n| n - 1), Some(Q)),
+        (
+            "a stream that is cut short",
+            "llama-v1.0",
+            |c| c.cut(&format!("{Q}.qweight"), |n| n - 1),
+            Some("cut short"),
+        ),
+        ("a stream without blocks", "llama-v1.0", |c| c.cut(&format!("{Q}.scales"), |_| 0), Some(Q)),
+        ("a block too few", "llama-v1.0", |c| c.cut(&format!("{Q}.zeros"), |n| n - 1), Some(Q)),
+        ("a shape of one size", "llama-v1.0", |c| c.cut(&format!("{Q}.shape"), |_| 1), Some(Q)),
+    ];
+    for (what, bundle, damage, wanted) in cases {
+        let copy = Copy::of(&root.join(bundle));
+        damage(&copy);
+        match (load(copy.0.path(), false, false), wanted) {
+            (Ok(_), None) => {}
+            (Err(error), Some(wanted)) => assert!(error.contains(wanted), "{what}: {error}"),
+            (Ok(_), Some(_)) => panic!("{what}: it loads"),
+            (Err(error), None) => panic!("{what}: {error}"),
+        }
+    }
 }
