@@ -22,7 +22,7 @@ use crate::{
 
 /// Sources of every kind that differs in what is written: names, rules for routers, folds, parts of larger models, and what is packed
 /// already.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 15] = [
     "gemma3-hf",         // the text part of a larger model, its head tied
     "mistral3_small-hf", // the same, with a head
     "qwen3_moe-hf",      // stacked experts, routers of 8 bits
@@ -33,6 +33,9 @@ const SOURCES: [&str; 12] = [
     "nemotron_h-hf",     // state spaces and experts
     "falcon_h1-hf",      // multipliers
     "lfm2_moe-hf",       // short convolutions
+    "granitemoe-hf",     // both of these
+    "glm4_moe-hf",       // other routers of floats
+    "minimax_m2-hf",     // and of 8 bits
     "phi3",              // fused projections
     "gpt_oss-mxfp4",     // experts packed already
 ];
@@ -54,8 +57,8 @@ const GGUF: [&str; 6] = [
     "qwen3-gguf-q4_0",
     "gemma3_text-gguf",
     "qwen3_moe-gguf-q8_0",
-    "deepseek_v3-gguf-q8_0",
-    "phi3-gguf",
+    "granite-gguf-q8_0",
+    "qwen2-gguf-q8_0",
 ];
 
 /// Options of `cargo xtask convert`.
@@ -128,6 +131,7 @@ fn jobs(root: &Path) -> Vec<Job> {
     for source in QUANTIZED {
         add(source, &[], true);
         add(source, &["--dequantize"], true);
+        add(source, &["--dequantize", "--dtype=float32"], true);
         add(source, &["--dtype=float16"], false);
     }
     for source in GGUF {

@@ -8,9 +8,15 @@ use super::{
 use mlx_lm_common::{
     Config, Error, Result,
     cache::CacheSpec,
-    model::Decoder,
+    model::{Decoder, Written},
     nn::{Attention, ExpertsConfig, FeedForward, MoeConfig, Normalize, RouterConfig, Score},
     weights::{Checkpoint, Weights},
+};
+
+pub(super) const WRITTEN: Written = Written {
+    eight_bits: &["block_sparse_moe.gate"],
+    keeps_type: &["e_score_correction_bias"],
+    ..Written::PLAIN
 };
 
 /// As Mixtral is published.

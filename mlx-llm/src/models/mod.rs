@@ -60,7 +60,7 @@ pub const MODELS: &[Architecture] = &architectures![
     "gemma4_unified_text": gemma4::remap, gemma4::load => written(gemma4::WRITTEN);
     "glm": remap, glm4::load_first => fold(glm4::fold);
     "glm4": remap, glm4::load => fold(glm4::fold);
-    "glm4_moe": glm4_moe::remap, glm4_moe::load;
+    "glm4_moe": glm4_moe::remap, glm4_moe::load => written(deepseek::WRITTEN);
     "gpt_oss": gpt_oss::remap, gpt_oss::load => written(gpt_oss::WRITTEN);
     "granite": granite::remap, granite::load => written(granite::WRITTEN);
     "granitemoe": granite::remap, granite::load => written(granite::WRITTEN_MOE);
@@ -71,7 +71,7 @@ pub const MODELS: &[Architecture] = &architectures![
     "llama4": llama4::remap, llama4::load => wrapper();
     "llama4_text": llama4::remap, llama4::load;
     "mimo": dialects::remap_mimo, llama::load;
-    "minimax_m2": minimax::remap, minimax::load;
+    "minimax_m2": minimax::remap, minimax::load => written(minimax::WRITTEN);
     "ministral3": mistral3::remap, llama::load;
     "mistral": mistral3::remap, llama::load;
     "mistral3": mistral3::remap, llama::load => wrapper();

@@ -57,7 +57,9 @@ fn eos(source: &Source) -> Option<Value> {
 /// are factors for long texts and short ones, which are the same.
 fn spell_scaling(config: &mut Map<String, Value>) {
     let length = config.get("max_position_embeddings").cloned().unwrap_or(Value::Null);
-    let Some(Value::Object(rope)) = config.get_mut("rope_scaling") else { return };
+    // Some of its architectures want the key, and be it null.
+    let rope = config.entry("rope_scaling").or_insert(Value::Null);
+    let Value::Object(rope) = rope else { return };
     if let Some(factors) = rope.shift_remove("factors") {
         rope.insert("rope_type".into(), "longrope".into());
         rope.insert("original_max_position_embeddings".into(), length);

@@ -82,9 +82,7 @@ impl Plan {
     }
 }
 
-/// Whether a path ends in the segments of one of `ends`.
+/// Whether a path ends in one of `ends`, which may begin within a segment: `switch_mlp.down_proj` ends in `mlp.down_proj`, as in mlx-lm.
 pub(super) fn ends_in_one(path: &str, ends: &[&str]) -> bool {
-    let ends_in =
-        |end: &&str| path.strip_suffix(*end).is_some_and(|head| head.is_empty() || head.ends_with('.'));
-    ends.iter().any(|end| ends_in(end))
+    ends.iter().any(|end| path.ends_with(end))
 }

@@ -179,18 +179,16 @@ impl Source {
                     }
                     _ => {
                         global_scale = None;
-                        Matrix::Dense(in_type(packed.values()?, dtype)?)
+                        Matrix::Dense(floats(packed, dtype)?)
                     }
                 }
             }
-            Matrix::Packed(packed) => {
-                // What is to be float32 is not rounded to the type of the scales first.
-                let wide = dtype.filter(|dtype| *dtype == Dtype::Float32);
-                let packed = wide.map_or(Ok(packed.clone()), |wide| packed.with_scales_in(wide))?;
-                Matrix::Dense(in_type(packed.values()?, dtype)?)
-            }
+            Matrix::Packed(packed) => Matrix::Dense(floats(packed, dtype)?),
             // mlx-lm has no layout for turned rows.
-            Matrix::Rotated(rotated) => Matrix::Dense(in_type(rotated.dense()?, dtype)?),
+            Matrix::Rotated(rotated) => {
+                let values = rotated.dense()?;
+                Matrix::Dense(dtype.map_or(Ok(values.clone()), |dtype| values.as_dtype(dtype))?)
+            }
             dense => dense,
         };
         let matrix = match (matrix, choice) {
@@ -210,11 +208,10 @@ impl Source {
 /// What belongs to a matrix.
 const PARTS: [&str; 4] = ["weight", "scales", "biases", "global_scale"];
 
-fn in_type(array: Array, dtype: Option<Dtype>) -> Result<Array> {
-    Ok(match dtype {
-        Some(dtype) => array.as_dtype(dtype)?,
-        None => array,
-    })
+/// The values of a packed matrix; computed in `dtype` if one is given, as in mlx-lm.
+fn floats(packed: Packed, dtype: Option<Dtype>) -> Result<Array> {
+    let Some(dtype) = dtype else { return packed.values() };
+    Ok(packed.with_scales_in(dtype)?.values()?.as_dtype(dtype)?)
 }
 
 /// The matrices of `checkpoint`: all that are called `weight` and have rows.
