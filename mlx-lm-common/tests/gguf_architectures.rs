@@ -207,39 +207,94 @@ fn gpt_oss() -> Keys {
         .f32s(&[("rope.scaling.factor", 4.0)])
 }
 
+/// With layer norms instead of RMS norms.
+fn layer_norms(architecture: &'static str) -> Keys {
+    Keys::of(architecture)
+        .without("attention.layer_norm_rms_epsilon")
+        .f32s(&[("attention.layer_norm_epsilon", 1e-5)])
+}
+
+/// With a window in the first of the two layers.
+fn windows(keys: Keys) -> Keys {
+    keys.u32s(&[("attention.sliding_window", 8)]).bools("attention.sliding_window_pattern", &[1, 0])
+}
+
+/// With DeepSeek's mixtures.
+fn scored_by_sigmoid(architecture: &'static str) -> Keys {
+    Keys::of(architecture)
+        .u32s(&EXPERTS)
+        .u32s(&[
+            ("expert_gating_func", 2),
+            ("leading_dense_block_count", 1),
+            ("expert_shared_count", 1),
+            ("expert_group_count", 4),
+            ("expert_group_used_count", 2),
+        ])
+        .f32s(&[("expert_weights_scale", 2.5)])
+        .flag("expert_weights_norm", true)
+}
+
+fn qwen2_moe() -> Keys {
+    Keys::of("qwen2moe").u32s(&EXPERTS).u32s(&[("expert_shared_feed_forward_length", 48)])
+}
+
+fn minimax() -> Keys {
+    Keys::of("minimax-m2").u32s(&EXPERTS).u32s(&[("expert_gating_func", 2), ("rope.dimension_count", 8)])
+}
+
 /// A model of each architecture with all keys that are read of it.
 fn models() -> Vec<Keys> {
     vec![
         Keys::of("bitnet"),
+        Keys::of("chatglm").u32s(&[("rope.dimension_count", 8)]),
+        windows(layer_norms("cohere2")).f32s(&[("logit_scale", 0.25)]),
+        layer_norms("command-r").f32s(&[("logit_scale", 0.0625)]),
         deepseek(),
+        scored_by_sigmoid("dots1"),
+        Keys::of("ernie4_5"),
+        Keys::of("exaone"),
+        windows(Keys::of("exaone4")),
         Keys::of("falcon-h1").u32s(&MIXER),
+        Keys::of("gemma"),
         Keys::of("gemma2")
             .u32s(&[("attention.sliding_window", 8)])
             .f32s(&[("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)]),
         gemma3(),
         gemma4(),
         Keys::of("glm4").u32s(&[("rope.dimension_count", 8)]),
+        scored_by_sigmoid("glm4moe"),
         gpt_oss(),
         granite("granite"),
         granite("granitemoe").u32s(&EXPERTS[..2]),
         lfm2("lfm2"),
         lfm2("lfm2moe").u32s(&EXPERTS).u32s(&[("leading_dense_block_count", 1), ("expert_gating_func", 2)]),
         Keys::of("llama"),
+        Keys::of("llama").u32s(&EXPERTS),
         Keys::of("llama4")
             .u32s(&EXPERTS)
             .u32s(&[("interleave_moe_layer_step", 2), ("attention.sliding_window", 8)]),
+        granite("minicpm"),
+        minimax(),
         mistral3(),
         mistral4(),
+        layer_norms("nemotron"),
         nemotron("nemotron_h"),
         nemotron_moe(),
+        windows(Keys::of("olmo2")),
+        Keys::of("olmoe").u32s(&EXPERTS[..2]),
+        layer_norms("phi2").u32s(&[("rope.dimension_count", 8)]),
         Keys::of("phi3").u32s(&[("rope.dimension_count", 8)]),
         Keys::of("qwen2"),
+        qwen2_moe(),
         Keys::of("qwen3").u32s(&[("attention.key_length", 32), ("attention.value_length", 32)]),
         qwen_next("qwen35"),
         qwen_next("qwen35moe"),
         Keys::of("qwen3moe").u32s(&EXPERTS),
         qwen_next("qwen3next"),
+        Keys::of("seed_oss"),
         Keys::of("smollm3"),
+        layer_norms("stablelm"),
+        layer_norms("starcoder2"),
     ]
 }
 
@@ -248,6 +303,58 @@ fn assert_holds(what: &str, config: &Value, wanted: Value) {
     for (key, value) in wanted.as_object().unwrap() {
         assert_eq!(&config[key], value, "{what}: {key}");
     }
+}
+
+/// What is expected of architectures that differ from others by little.
+fn others() -> [(Keys, Value); 11] {
+    [
+        (
+            windows(layer_norms("cohere2")).f32s(&[("logit_scale", 0.25)]),
+            json!({
+                "model_type": "cohere2", "logit_scale": 0.25, "sliding_window": 8,
+                "layer_types": ["sliding_attention", "full_attention"],
+            }),
+        ),
+        (
+            layer_norms("command-r").f32s(&[("logit_scale", 0.5)]),
+            json!({"model_type": "cohere", "use_qk_norm": false}),
+        ),
+        (
+            scored_by_sigmoid("dots1"),
+            json!({
+                "model_type": "dots1", "n_routed_experts": 8, "num_experts_per_tok": 3, "first_k_dense_replace": 1,
+                "n_shared_experts": 1, "norm_topk_prob": true, "routed_scaling_factor": 2.5, "n_group": 4, "topk_group": 2,
+            }),
+        ),
+        (scored_by_sigmoid("glm4moe"), json!({"model_type": "glm4_moe", "use_qk_norm": false, "n_group": 4})),
+        (
+            Keys::of("llama").u32s(&EXPERTS),
+            json!({"model_type": "mixtral", "num_local_experts": 8, "intermediate_size": 32}),
+        ),
+        (
+            minimax(),
+            json!({
+                "model_type": "minimax_m2", "num_local_experts": 8, "intermediate_size": 32, "partial_rotary_factor": 0.5,
+            }),
+        ),
+        (windows(Keys::of("olmo2")), json!({"model_type": "olmo3", "sliding_window": 8})),
+        (Keys::of("olmo2"), json!({"model_type": "olmo2"})),
+        (
+            Keys::of("olmoe").u32s(&EXPERTS[..2]),
+            json!({"model_type": "olmoe", "num_experts": 8, "moe_intermediate_size": 96, "norm_topk_prob": false}),
+        ),
+        (
+            qwen2_moe(),
+            json!({
+                "model_type": "qwen2_moe", "num_experts": 8, "moe_intermediate_size": 32,
+                "shared_expert_intermediate_size": 48, "norm_topk_prob": false,
+            }),
+        ),
+        (
+            layer_norms("stablelm"),
+            json!({"model_type": "stablelm", "use_qkv_bias": false, "use_parallel_residual": false, "qk_layernorm": false}),
+        ),
+    ]
 }
 
 #[test]
@@ -366,7 +473,7 @@ fn metadata_become_configurations() {
             }),
         ),
     ];
-    for (model, wanted) in expected {
+    for (model, wanted) in expected.into_iter().chain(others()) {
         assert_holds(model.0, &model.config().unwrap(), wanted);
     }
 }

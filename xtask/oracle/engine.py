@@ -119,7 +119,7 @@ def draw(a, path, shape, owner, tied):
         return AROUND[leaf][0] + normal(AROUND[leaf][1])
     if leaf.endswith("bias"):
         return normal(0.2)
-    if len(shape) == 1:
+    if len(shape) == 1 or parent in ("q_norm", "k_norm"):
         around = normal(0.2).clip(-0.5, 1.0) if a.bounded else normal(0.2)
         weight = around + (CENTRED.get(type(owner).__module__) != type(owner).__name__)
         return weight * fan_in if a.unscaled and parent == "q_norm" else weight

@@ -5,6 +5,7 @@ llama.cpp takes for granted some of what configurations say, so a twin may be of
 import dataclasses
 
 import gguf_more  # noqa: F401
+import gguf_others  # noqa: F401
 import gguf_tiny
 import mlx.core as mx
 import numpy as np
@@ -58,8 +59,18 @@ MODELS = {
     "olmo2": ({}, [Q.Q8_0]),
     "olmo3": ({}, []),
     "exaone4": ({}, [Q.Q8_0]),
+    "exaone": ({}, [Q.Q8_0]),
+    "ernie4_5": ({}, [Q.Q8_0]),
+    "seed_oss": ({}, [Q.Q8_0]),
     "cohere": ({}, [Q.Q8_0]),
     "cohere2": ({}, [Q.Q8_0]),
+    "stablelm": ({}, []),
+    "stablelm_parallel": ({}, [Q.Q8_0]),
+    "nemotron": ({}, [Q.Q8_0]),
+    "minicpm": (dict(rope_scaling=None), [Q.Q8_0]),
+    "qwen2_moe": ({}, [Q.Q8_0]),
+    "olmoe": ({}, [Q.Q8_0]),
+    "dots1": (dict(n_group=1, topk_group=1), [Q.Q8_0]),
     "starcoder2": ({}, [Q.Q8_0]),
     "phi": ({}, [Q.Q8_0]),
     "llama4": (dict(attention_chunk_size=8192, floor_scale=8192), [Q.Q8_0]),

@@ -15,7 +15,11 @@ FIXTURE_SEED=N draws other weights and tokens. Needs mlx and mlx_lm.
 """
 import argparse
 import importlib
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import gguf_twins
@@ -37,22 +41,34 @@ def main():
     only = args.only.split(",") if args.only else list(ARCHS)
     if unknown := [n for n in only if n not in ARCHS]:
         sys.exit(f"there is no architecture {', '.join(unknown)}; there are {', '.join(ARCHS)}")
-    written = failed = 0
+    families = {}
     for name in only:
+        families.setdefault(ARCHS[name].weights, []).append(name)
+    # Models are small, so that one of them keeps one core busy at most.
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        counts = list(pool.map(write_family, families.values(), repeat(args.out), repeat(args.all)))
+    written, failed = (sum(n) for n in zip(*counts))
+    size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file() and not f.is_symlink())
+    print(f"{written} fixtures in {args.out}, {size / 1e6:.2f} MB; {failed} failed")
+    sys.exit(failed != 0)
+
+
+def write_family(names, out, everything):
+    """Writes the fixtures of entries that share weights: how many there are, and how many failed."""
+    written = failed = 0
+    for name in names:
         a = ARCHS[name]
         for suffix, twin in {**TWINS, **a.twins}.items():
-            if not (suffix in a.commit or args.all and twin.applies(a)):
+            if not (suffix in a.commit or everything and twin.applies(a)):
                 continue
             folder = f"{name}-{suffix}" if suffix else name
             try:
-                write(folder, a, twin, args.out, shared_with(name, suffix, args.out))
+                write(folder, a, twin, out, shared_with(name, suffix, out))
                 written += 1
             except Exception as e:  # one failure does not stop the rest
                 print(f"{folder}: {type(e).__name__}: {e}", file=sys.stderr)
                 failed += 1
-    size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file() and not f.is_symlink())
-    print(f"{written} fixtures in {args.out}, {size / 1e6:.2f} MB; {failed} failed")
-    sys.exit(failed != 0)
+    return written, failed
 
 
 def shared_with(name, suffix, out):

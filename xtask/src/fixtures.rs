@@ -97,12 +97,13 @@ const JANG_SCRIPTS: [&str; 8] = [
 ];
 
 /// What writes fixtures, beside the files of `archs/`.
-const SCRIPTS: [&str; 9] = [
+const SCRIPTS: [&str; 10] = [
     "checkpoint.py",
     "engine.py",
     "formats.py",
     "gguf_families.py",
     "gguf_more.py",
+    "gguf_others.py",
     "gguf_tiny.py",
     "gguf_twins.py",
     "layouts.py",

@@ -1,4 +1,4 @@
-//! DeepSeek 2 (arXiv 2405.04434) and 3 (arXiv 2412.19437), Kimi K2 (arXiv 2507.20534): latent attention, and experts of which some
+//! DeepSeek 2 (arXiv 2405.04434) and 3 (arXiv 2412.19437), Kimi K2 (arXiv 2507.20534), GLM-4.7 Flash: latent attention, and experts of which some
 //! are shared and the others chosen within the best groups.
 //!
 //! What is cached of a position is its latent and the rotated key of all heads, kv_lora_rank + qk_rope_head_dim values a layer; for
@@ -50,8 +50,6 @@ pub(super) struct DeepseekConfig {
     #[serde(default, deserialize_with = "optional_dim")]
     n_routed_experts: Option<i32>,
     #[serde(default)]
-    n_shared_experts: Option<i32>,
-    #[serde(default)]
     first_k_dense_replace: i32,
     #[serde(default, deserialize_with = "optional_dim")]
     moe_layer_freq: Option<i32>,
@@ -60,6 +58,12 @@ pub(super) struct DeepseekConfig {
 /// The keys of layers with experts.
 #[derive(Deserialize)]
 struct ExpertKeys {
+    #[serde(deserialize_with = "dim")]
+    hidden_size: i32,
+    #[serde(deserialize_with = "dim")]
+    n_routed_experts: i32,
+    #[serde(default)]
+    n_shared_experts: Option<i32>,
     #[serde(deserialize_with = "dim")]
     moe_intermediate_size: i32,
     #[serde(deserialize_with = "dim")]
@@ -88,6 +92,53 @@ pub(super) struct Variant {
     pub(super) q_scale: Option<PositionScale>,
 }
 
+impl Variant {
+    /// DeepSeek 3.
+    pub(super) const THIRD: Variant = Variant {
+        score: Score::Sigmoid,
+        correction: Some("gate.e_score_correction_bias"),
+        groups: Some(GroupScore::BestTwo),
+        normalize: true,
+        interleaved: true,
+        scale: None,
+        q_scale: None,
+    };
+
+    /// The mixture of the layers that have one, if the configuration has experts.
+    pub(super) fn mixture(&self, config: &Config) -> Result<Option<MoeConfig>> {
+        if config.get::<Value>("n_routed_experts")?.is_none() {
+            return Ok(None);
+        }
+        let keys: ExpertKeys = config.parse()?;
+        let (dim, experts) = (keys.hidden_size, keys.n_routed_experts);
+        let groups = self.groups.map(|score| Groups {
+            count: keys.n_group.unwrap_or(1),
+            kept: keys.topk_group.unwrap_or(1),
+            score,
+        });
+        let normalize = self.normalize && keys.norm_topk_prob.unwrap_or(true);
+        let router = RouterConfig {
+            score: self.score,
+            correction: self.correction,
+            groups: groups.filter(|g| (g.count, g.kept) != (1, 1)),
+            // What transformers adds to the sum.
+            normalize: if normalize { Normalize::Sum(1e-20) } else { Normalize::No },
+            scale: keys.routed_scaling_factor.unwrap_or(1.0),
+            ..RouterConfig::new(dim, experts, keys.num_experts_per_tok)
+        };
+        let hidden = keys.moe_intermediate_size;
+        let shared = |count: i32| -> Result<_> {
+            let wanted = || format!("fewer blocks of {hidden} channels");
+            let hidden = hidden.checked_mul(count).filter(|_| count > 0);
+            let hidden = hidden.ok_or_else(|| Error::config("n_shared_experts", count, wanted()))?;
+            Ok(SharedConfig { name: "shared_experts", mlp: MlpConfig::new(dim, hidden), gate: None })
+        };
+        let shared = keys.n_shared_experts.filter(|&count| count != 0).map(shared);
+        let experts = ExpertsConfig::new(dim, hidden, experts);
+        Ok(Some(MoeConfig { shared: shared.transpose()?, ..MoeConfig::new(router, experts) }))
+    }
+}
+
 impl DeepseekConfig {
     fn rope(&self, config: &Config) -> Result<RopeConfig> {
         let dims = self.qk_rope_head_dim;
@@ -112,42 +163,12 @@ impl DeepseekConfig {
             rope_dim: self.qk_rope_head_dim,
             value_dim: self.v_head_dim,
             bias: self.attention_bias,
-            eps: 1e-6,
+            // Of the norms of latents; in GLM they are as the others.
+            eps: if config.model_type == "glm4_moe_lite" { self.rms_norm_eps } else { 1e-6 },
             scale: variant.scale.unwrap_or_else(|| rope.attention_scale(width.powf(-0.5))),
             rope: Some(Rope::new(rope, variant.interleaved)?),
             q_scale: variant.q_scale,
         })
-    }
-
-    /// The mixture of the layers that have one.
-    fn mixture(&self, config: &Config, variant: &Variant) -> Result<Option<MoeConfig>> {
-        let Some(experts) = self.n_routed_experts else { return Ok(None) };
-        let (keys, dim) = (config.parse::<ExpertKeys>()?, self.hidden_size);
-        let groups = variant.groups.map(|score| Groups {
-            count: keys.n_group.unwrap_or(1),
-            kept: keys.topk_group.unwrap_or(1),
-            score,
-        });
-        let normalize = variant.normalize && keys.norm_topk_prob.unwrap_or(true);
-        let router = RouterConfig {
-            score: variant.score,
-            correction: variant.correction,
-            groups: groups.filter(|g| (g.count, g.kept) != (1, 1)),
-            // What transformers adds to the sum.
-            normalize: if normalize { Normalize::Sum(1e-20) } else { Normalize::No },
-            scale: keys.routed_scaling_factor.unwrap_or(1.0),
-            ..RouterConfig::new(dim, experts, keys.num_experts_per_tok)
-        };
-        let hidden = keys.moe_intermediate_size;
-        let shared = |count: i32| -> Result<_> {
-            let wanted = || format!("fewer blocks of {hidden} channels");
-            let hidden = hidden.checked_mul(count).filter(|_| count > 0);
-            let hidden = hidden.ok_or_else(|| Error::config("n_shared_experts", count, wanted()))?;
-            Ok(SharedConfig { name: "shared_experts", mlp: MlpConfig::new(dim, hidden), gate: None })
-        };
-        let shared = self.n_shared_experts.filter(|&count| count != 0).map(shared);
-        let experts = ExpertsConfig::new(dim, hidden, experts);
-        Ok(Some(MoeConfig { shared: shared.transpose()?, ..MoeConfig::new(router, experts) }))
     }
 
     fn latent_parts(&self) -> [(&'static str, i32); 2] {
@@ -246,15 +267,11 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<DeepseekLayer
         (other, true) => return Err(Error::config("topk_method", other, "greedy or group_limited_greedy")),
         (other, false) => return Err(Error::config("topk_method", other, "noaux_tc")),
     };
-    let variant = Variant {
-        score: if second { Score::Softmax } else { Score::Sigmoid },
-        correction: (!second).then_some("gate.e_score_correction_bias"),
-        groups,
-        // DeepSeek 2 has the key, too, but transformers and mlx-lm do not look at it.
-        normalize: !second,
-        interleaved: true,
-        scale: None,
-        q_scale: None,
+    let variant = if second {
+        // The configurations have norm_topk_prob, too, but transformers and mlx-lm do not look at it.
+        Variant { score: Score::Softmax, correction: None, groups, normalize: false, ..Variant::THIRD }
+    } else {
+        Variant { groups, ..Variant::THIRD }
     };
     load_variant(config, w, &variant)
 }
@@ -267,7 +284,7 @@ pub(super) fn load_variant(
 ) -> Result<Decoder<DeepseekLayer>> {
     let c: DeepseekConfig = config.parse()?;
     let (m, dim, eps) = (w.pp("model"), c.hidden_size, c.rms_norm_eps);
-    let (attention, mixture) = (c.attention(config, variant)?, c.mixture(config, variant)?);
+    let (attention, mixture) = (c.attention(config, variant)?, variant.mixture(config)?);
     let mlp = |i: usize, w: &Weights| match &mixture {
         Some(mixture) if c.routes(i) => FeedForward::experts(w, mixture),
         _ => FeedForward::dense(w, &MlpConfig::new(dim, c.intermediate_size)),

@@ -23,6 +23,19 @@ pub(super) fn seed_oss(config: &Config, w: &Weights) -> Result<Decoder<LlamaLaye
     llama::load(&config.with_defaults(json!({ "attention_out_bias": false }))?, w)
 }
 
+/// Helium: neighbouring channels are rotated together; the output projection has no bias.
+pub(super) fn helium(config: &Config, w: &Weights) -> Result<Decoder<LlamaLayer>> {
+    llama::load(&config.with_defaults(json!({ "rope_traditional": true, "attention_out_bias": false }))?, w)
+}
+
+/// InternLM3: one key for the biases of queries, keys and values, one for the others.
+pub(super) fn internlm3(config: &Config, w: &Weights) -> Result<Decoder<LlamaLayer>> {
+    let bias = |key: &str| Ok::<bool, Error>(config.get(key)?.unwrap_or(false));
+    let (input, others) = (bias("qkv_bias")?, bias("bias")?);
+    let keys = json!({ "attention_bias": input, "attention_out_bias": others, "mlp_bias": others });
+    llama::load(&config.with_defaults(keys)?, w)
+}
+
 /// MiMo (arXiv 2505.07608): as Qwen2, with layers that predict further tokens, which are left out.
 pub(super) fn remap_mimo(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
     checkpoint.ignore(|name| name.starts_with("model.mtp_layers."));

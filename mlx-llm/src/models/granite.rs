@@ -14,6 +14,7 @@ use mlx_lm_common::{
 };
 use mlx_rs::{Array, error::Exception};
 use serde::Deserialize;
+use serde_json::json;
 
 #[derive(Deserialize)]
 pub(super) struct Multipliers {
@@ -139,6 +140,20 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
         [("block_sparse_moe.switch_mlp.gate_proj", hidden), ("block_sparse_moe.switch_mlp.up_proj", hidden)];
     checkpoint.split("block_sparse_moe.input_linear", -2, &parts)?;
     checkpoint.rename_module("block_sparse_moe.output_linear", "block_sparse_moe.switch_mlp.down_proj")
+}
+
+/// MiniCPM (arXiv 2404.06395) has such multipliers under other names.
+pub(super) fn load_minicpm(config: &Config, w: &Weights) -> Result<Decoder<GraniteLayer>> {
+    let c: LlamaConfig = config.parse()?;
+    let number = |key: &str| Ok::<f32, Error>(config.get(key)?.unwrap_or(1.0));
+    let base = config.dim("dim_model_base")?;
+    let keys = json!({
+        "embedding_multiplier": number("scale_emb")?,
+        "residual_multiplier": number("scale_depth")? / (c.num_hidden_layers as f32).sqrt(),
+        "attention_multiplier": (c.head_dim()? as f32).powf(-0.5),
+        "logits_scaling": c.hidden_size as f32 / base as f32,
+    });
+    load(&config.with_defaults(keys)?, w)
 }
 
 pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<GraniteLayer>> {

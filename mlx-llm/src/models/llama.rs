@@ -68,8 +68,8 @@ impl LlamaConfig {
                 format!("a divisor of {heads} heads"),
             ));
         }
-        // Qwen2 has these biases always, whatever its configuration says.
-        let always = model_type == "qwen2";
+        // These have biases of queries, keys and values always, whatever their configurations say.
+        let always = matches!(model_type, "qwen2" | "qwen2_moe" | "mimo");
         Ok(AttentionConfig {
             dim: self.hidden_size,
             heads,

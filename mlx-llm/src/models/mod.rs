@@ -13,6 +13,7 @@ mod glm4;
 mod glm4_moe;
 mod gpt_oss;
 mod granite;
+mod granite_hybrid;
 mod lfm2;
 mod llama;
 mod llama4;
@@ -26,6 +27,7 @@ mod phi;
 mod phi3;
 mod qwen3;
 mod qwen3_next;
+mod stablelm;
 mod starcoder2;
 
 use mlx_lm_common::model::{Architecture, LanguageModel};
@@ -46,6 +48,7 @@ pub const MODELS: &[Architecture] = &architectures![
     "cohere2": remap, cohere::load;
     "deepseek_v2": deepseek::remap, deepseek::load => fold(deepseek::fold), written(deepseek::WRITTEN);
     "deepseek_v3": deepseek::remap, deepseek::load => fold(deepseek::fold), written(deepseek::WRITTEN);
+    "dots1": glm4_moe::remap, glm4_moe::load_dots;
     "ernie4_5": remap, dialects::ernie;
     "exaone": dialects::remap_exaone, dialects::exaone => fold(dialects::fold_exaone);
     "exaone4": remap, olmo2::load_exaone;
@@ -61,9 +64,13 @@ pub const MODELS: &[Architecture] = &architectures![
     "glm": remap, glm4::load_first => fold(glm4::fold);
     "glm4": remap, glm4::load => fold(glm4::fold);
     "glm4_moe": glm4_moe::remap, glm4_moe::load => written(deepseek::WRITTEN);
+    "glm4_moe_lite": deepseek::remap, deepseek::load => fold(deepseek::fold), written(deepseek::WRITTEN);
     "gpt_oss": gpt_oss::remap, gpt_oss::load => written(gpt_oss::WRITTEN);
     "granite": granite::remap, granite::load => written(granite::WRITTEN);
     "granitemoe": granite::remap, granite::load => written(granite::WRITTEN_MOE);
+    "granitemoehybrid": granite_hybrid::remap, granite_hybrid::load => fold(granite_hybrid::fold), written(granite_hybrid::WRITTEN);
+    "helium": remap, dialects::helium;
+    "internlm3": remap, dialects::internlm3;
     "kimi_k2": deepseek::remap, deepseek::load => fold(deepseek::fold), written(deepseek::WRITTEN);
     "lfm2": lfm2::remap, lfm2::load;
     "lfm2_moe": lfm2::remap, lfm2::load => written(lfm2::WRITTEN);
@@ -71,18 +78,22 @@ pub const MODELS: &[Architecture] = &architectures![
     "llama4": llama4::remap, llama4::load => wrapper();
     "llama4_text": llama4::remap, llama4::load;
     "mimo": dialects::remap_mimo, llama::load;
+    "minicpm": remap, granite::load_minicpm;
     "minimax_m2": minimax::remap, minimax::load => written(minimax::WRITTEN);
     "ministral3": mistral3::remap, llama::load;
     "mistral": mistral3::remap, llama::load;
     "mistral3": mistral3::remap, llama::load => wrapper();
     "mistral4": deepseek::remap, mistral4::load => fold(deepseek::fold);
     "mixtral": mixtral::remap, mixtral::load;
+    "nemotron": remap, starcoder2::load_nemotron => fold(starcoder2::fold_nemotron);
     "nemotron_h": nemotron_h::remap, nemotron_h::load => written(nemotron_h::WRITTEN);
     "olmo2": remap, olmo2::load;
     "olmo3": remap, olmo2::load;
+    "olmoe": qwen3::remap, qwen3::load_olmoe;
     "phi": remap, phi::load;
     "phi3": remap, llama::load => fold(phi3::fold);
     "qwen2": remap, llama::load;
+    "qwen2_moe": qwen3::remap, qwen3::load_second;
     "qwen3": remap, qwen3::load;
     "qwen3_5": qwen3_next::remap, qwen3_next::load => fold(qwen3_next::fold_whole), written(qwen3_next::WRITTEN_5), wrapper();
     "qwen3_5_moe": qwen3_next::remap, qwen3_next::load => fold(qwen3_next::fold_whole), written(qwen3_next::WRITTEN_5), wrapper();
@@ -92,6 +103,7 @@ pub const MODELS: &[Architecture] = &architectures![
     "qwen3_next": qwen3_next::remap, qwen3_next::load => fold(qwen3_next::fold), written(qwen3_next::WRITTEN);
     "seed_oss": remap, dialects::seed_oss;
     "smollm3": remap, llama::load;
+    "stablelm": remap, stablelm::load => fold(stablelm::fold);
     "starcoder2": remap, starcoder2::load;
 ];
 

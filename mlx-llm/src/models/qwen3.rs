@@ -1,19 +1,25 @@
 //! Qwen3 and Qwen3-MoE (arXiv 2505.09388): Llama with a norm on each query and key head; some layers route to experts.
+//!
+//! Qwen2-MoE (arXiv 2407.10671) has biases instead of these norms, and one more expert for every token, behind a gate. OLMoE (arXiv
+//! 2409.02060) has norms over the queries and keys of all heads together.
 
-use super::llama::LlamaConfig;
+use super::{
+    llama::LlamaConfig,
+    mixtral::{self, MixtralLayer},
+};
 use mlx_lm_common::{
-    Config, Result,
-    cache::LayerCache,
+    Config, Error, Result,
+    cache::CacheSpec,
     config::dim,
-    model::{Decoder, Layer, Scales, Written, load_layers},
+    model::{Decoder, Written},
     nn::{
-        Attention, AttentionConfig, Embedding, ExpertsConfig, FeedForward, Head, MlpConfig, MoeConfig, Norm,
-        Normalize, RouterConfig,
+        Attention, AttentionConfig, ExpertsConfig, FeedForward, MlpConfig, MoeConfig, Normalize,
+        RouterConfig, SharedConfig,
     },
     weights::{Checkpoint, Weights},
 };
-use mlx_rs::Array;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 /// The keys of the mixture.
 #[derive(Deserialize)]
@@ -40,19 +46,12 @@ impl MixtureConfig {
     fn routes(&self, layer: usize) -> bool {
         !self.mlp_only_layers.contains(&layer) && (layer + 1).is_multiple_of(self.decoder_sparse_step.max(1))
     }
-}
 
-pub(super) struct Qwen3Layer {
-    input_layernorm: Norm,
-    self_attn: Attention,
-    post_attention_layernorm: Norm,
-    mlp: FeedForward,
-}
-
-impl Layer for Qwen3Layer {
-    fn forward(&self, x: &Array, cache: &mut LayerCache) -> Result<Array> {
-        let h = self.self_attn.forward_add(&self.input_layernorm, x, cache)?;
-        self.mlp.forward_add(&self.post_attention_layernorm, &h)
+    fn mixture(&self, dim: i32) -> MoeConfig {
+        let normalize = if self.norm_topk_prob { Normalize::Sum(0.0) } else { Normalize::No };
+        let router = RouterConfig::new(dim, self.num_experts, self.num_experts_per_tok);
+        let experts = ExpertsConfig::new(dim, self.moe_intermediate_size, self.num_experts);
+        MoeConfig::new(RouterConfig { normalize, ..router }, experts)
     }
 }
 
@@ -64,39 +63,68 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
     checkpoint.stack("experts", "switch_mlp")
 }
 
-pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Qwen3Layer>> {
+/// Qwen3 and Qwen3-MoE.
+pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<MixtralLayer>> {
     let c: LlamaConfig = config.parse()?;
+    let rope = c.rope(config, Some("full_attention"))?;
+    let norms = Some(c.rms_norm_eps);
+    let attention = AttentionConfig { qk_norm: norms, ..c.attention(&config.model_type, Some(rope))? };
     let experts: Option<MixtureConfig> = match config.model_type.as_str() {
         "qwen3_moe" => Some(config.parse()?),
         _ => None,
     };
-    let (m, dim, eps) = (w.pp("model"), c.hidden_size, c.rms_norm_eps);
-    let rope = c.rope(config, Some("full_attention"))?;
-    let attention = AttentionConfig { qk_norm: Some(eps), ..c.attention(&config.model_type, Some(rope))? };
-    let mlp = |i: usize, w: &Weights| match &experts {
-        Some(e) if e.routes(i) => {
-            let normalize = if e.norm_topk_prob { Normalize::Sum(0.0) } else { Normalize::No };
-            let router = RouterConfig::new(dim, e.num_experts, e.num_experts_per_tok);
-            let experts = ExpertsConfig::new(dim, e.moe_intermediate_size, e.num_experts);
-            let config = MoeConfig::new(RouterConfig { normalize, ..router }, experts);
-            FeedForward::experts(w, &config)
-        }
-        _ => FeedForward::dense(w, &MlpConfig::new(dim, c.intermediate_size)),
+    let moe = experts.as_ref().map(|e| e.mixture(c.hidden_size));
+    let dense = MlpConfig::new(c.hidden_size, c.intermediate_size);
+    mixtral::decoder(
+        (config, w, &c),
+        CacheSpec::Full,
+        |w| Attention::load(w, &attention),
+        |i, w| match (&experts, &moe) {
+            (Some(e), Some(moe)) if e.routes(i) => FeedForward::experts(&w.pp("mlp"), moe),
+            _ => FeedForward::dense(&w.pp("mlp"), &dense),
+        },
+    )
+}
+
+/// Qwen2-MoE.
+pub(super) fn load_second(config: &Config, w: &Weights) -> Result<Decoder<MixtralLayer>> {
+    let (c, e): (LlamaConfig, MixtureConfig) = (config.parse()?, config.parse()?);
+    let attention = c.attention(&config.model_type, Some(c.rope(config, Some("full_attention"))?))?;
+    let shared = SharedConfig {
+        name: "shared_expert",
+        mlp: MlpConfig::new(c.hidden_size, config.dim("shared_expert_intermediate_size")?),
+        gate: Some("shared_expert_gate"),
     };
-    Ok(Decoder {
-        embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,
-        layers: load_layers(&m, c.num_hidden_layers, |i, w| {
-            Ok(Qwen3Layer {
-                input_layernorm: Norm::rms(&w.pp("input_layernorm"), dim, eps)?,
-                self_attn: Attention::load(&w.pp("self_attn"), &attention)?,
-                post_attention_layernorm: Norm::rms(&w.pp("post_attention_layernorm"), dim, eps)?,
-                mlp: mlp(i, &w.pp("mlp"))?,
-            })
-        })?,
-        norm: Norm::rms(&m.pp("norm"), dim, eps)?,
-        head: Head::load(w, super::tied(config, w)?, dim, c.vocab_size)?,
-        scales: Scales::default(),
-        vocab_size: c.vocab_size,
-        backend: w.backend(),
-    })
+    let moe = MoeConfig { shared: Some(shared), ..e.mixture(c.hidden_size) };
+    let dense = MlpConfig::new(c.hidden_size, c.intermediate_size);
+    mixtral::decoder(
+        (config, w, &c),
+        CacheSpec::Full,
+        |w| Attention::load(w, &attention),
+        |i, w| match e.routes(i) {
+            true => FeedForward::experts(&w.pp("mlp"), &moe),
+            false => FeedForward::dense(&w.pp("mlp"), &dense),
+        },
+    )
+}
+
+/// OLMoE.
+pub(super) fn load_olmoe(config: &Config, w: &Weights) -> Result<Decoder<MixtralLayer>> {
+    if let Some(bound) = config.get::<Value>("clip_qkv")? {
+        return Err(Error::config("clip_qkv", bound, "null, as published models have it"));
+    }
+    let c: LlamaConfig = config.parse()?;
+    // Of experts it is, in this configuration.
+    let width = json!({ "moe_intermediate_size": c.intermediate_size });
+    let e: MixtureConfig = config.with_defaults(width)?.parse()?;
+    let (attention, moe) = (
+        c.attention(&config.model_type, Some(c.rope(config, Some("full_attention"))?))?,
+        e.mixture(c.hidden_size),
+    );
+    mixtral::decoder(
+        (config, w, &c),
+        CacheSpec::Full,
+        |w| Attention::load(w, &attention)?.with_joint_norms(w, c.rms_norm_eps),
+        |_, w| FeedForward::experts(&w.pp("mlp"), &moe),
+    )
 }

@@ -1,5 +1,8 @@
 //! StarCoder 2 (arXiv 2402.19173): layer norms, biases, and an MLP without a gate. Windows and the activation are as the
 //! configuration says; mlx-lm has no windows, and the exact GELU.
+//!
+//! Nemotron (arXiv 2402.16819) and Minitron: the same without biases, with a squared ReLU, norms that are published less one, and a
+//! part of each head rotated.
 
 use super::llama::LlamaConfig;
 use mlx_lm_common::{
@@ -7,8 +10,8 @@ use mlx_lm_common::{
     cache::{CacheSpec, LayerCache},
     config::{epsilon, optional_dim},
     model::{Decoder, Layer, Scales, load_layers},
-    nn::{Activation, Attention, AttentionConfig, Embedding, Form, Head, Mlp, MlpConfig, Norm},
-    weights::Weights,
+    nn::{Activation, Attention, Embedding, Form, Head, Mlp, MlpConfig, Norm},
+    weights::{Checkpoint, Weights},
 };
 use mlx_rs::Array;
 use serde::Deserialize;
@@ -19,7 +22,6 @@ struct StarcoderConfig {
     #[serde(deserialize_with = "epsilon")]
     norm_epsilon: f32,
     hidden_act: String,
-    use_bias: bool,
     #[serde(default, deserialize_with = "optional_dim")]
     sliding_window: Option<i32>,
 }
@@ -45,22 +47,36 @@ impl Layer for StarcoderLayer {
 
 pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<StarcoderLayer>> {
     // What configurations may leave out, with the values that transformers has for it. (RMS norms there are none.)
-    let config = &config.with_defaults(json!({
-        "norm_epsilon": 1e-5, "hidden_act": "gelu_pytorch_tanh", "use_bias": true, "rms_norm_eps": 0,
-    }))?;
+    let bias = config.get("use_bias")?.unwrap_or(true);
+    let keys = json!({
+        "norm_epsilon": 1e-5, "hidden_act": "gelu_pytorch_tanh", "attention_bias": bias, "mlp_bias": bias, "rms_norm_eps": 0,
+    });
+    decoder(&config.with_defaults(keys)?, w, ["", "c_fc", "c_proj"])
+}
+
+/// Brings the norms of Nemotron to what they multiply with.
+pub(super) fn fold_nemotron(checkpoint: &mut Checkpoint, _: &Config) -> Result<()> {
+    checkpoint.add(|name| name.ends_with("norm.weight"), 1.0)
+}
+
+/// Nemotron.
+pub(super) fn load_nemotron(config: &Config, w: &Weights) -> Result<Decoder<StarcoderLayer>> {
+    let epsilon: Option<f32> = config.get("norm_eps")?;
+    let keys = json!({
+        "norm_epsilon": epsilon.unwrap_or(1e-5), "hidden_act": "relu2", "partial_rotary_factor": 0.5, "rms_norm_eps": 0,
+    });
+    decoder(&config.with_defaults(keys)?, w, ["", "up_proj", "down_proj"])
+}
+
+fn decoder(config: &Config, w: &Weights, names: [&'static str; 3]) -> Result<Decoder<StarcoderLayer>> {
     let (c, k): (LlamaConfig, StarcoderConfig) = (config.parse()?, config.parse()?);
     let (m, dim) = (w.pp("model"), c.hidden_size);
     let norm = |w: Weights| Norm::layer(&w, dim, k.norm_epsilon, true);
-    let rope = c.rope(config, Some("full_attention"))?;
-    let attention = AttentionConfig {
-        qkv_bias: k.use_bias,
-        output_bias: k.use_bias,
-        ..c.attention(&config.model_type, Some(rope))?
-    };
+    let attention = c.attention(&config.model_type, Some(c.rope(config, Some("full_attention"))?))?;
     let mlp = MlpConfig {
-        bias: k.use_bias,
+        bias: c.mlp_bias,
         form: Form::Plain(Activation::from_config("hidden_act", &k.hidden_act)?),
-        names: ["", "c_fc", "c_proj"],
+        names,
         ..MlpConfig::new(dim, c.intermediate_size)
     };
     Ok(Decoder {

@@ -140,6 +140,11 @@ impl Mamba2 {
         })
     }
 
+    /// mixer(x), for a normalized x [B, L, dim].
+    pub fn forward(&self, x: &Array, cache: &mut StateCache) -> Result<Array> {
+        self.output.forward(&self.mix(x, cache)?).at("out_proj")
+    }
+
     /// residual + mixer(x), for a normalized x and a residual [B, L, dim].
     pub fn forward_add(&self, x: &Array, residual: &Array, cache: &mut StateCache) -> Result<Array> {
         self.output.forward_add(&self.mix(x, cache)?, residual).at("out_proj")

@@ -1,7 +1,11 @@
-"""Phi 3 and 4: matrices of one input are one."""
+"""Phi 1 and 2; Phi 3 and 4: matrices of one input are one."""
 
 from engine import arch, base
 from layouts import windows
+
+# Attention and MLP side by side.
+arch("phi", base("phi", "PhiForCausalLM", hidden_act="gelu_new", partial_rotary_factor=0.5, layer_norm_eps=1e-5,
+                 qk_layernorm=False, resid_pdrop=0.1, embd_pdrop=0.0, rope_scaling=None, rms_norm_eps=...))
 
 LONG = [1.0, 1.3, 1.9, 2.6, 3.4, 4.9, 6.1, 7.7]
 SHORT = [1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6]

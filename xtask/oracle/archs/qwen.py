@@ -1,4 +1,4 @@
-"""Qwen 2, 3, 3 Next and 3.5, dense and with experts."""
+"""Qwen 2, 2 MoE, 3, 3 Next and 3.5, dense and with experts."""
 
 from functools import partial
 
@@ -33,6 +33,13 @@ arch("qwen3_moe", base("qwen3_moe", "Qwen3MoeForCausalLM", head_dim=16, num_expe
                        rms_norm_eps=1e-6, attention_bias=False, rope_scaling=None, use_sliding_window=False,
                        sliding_window=None, max_window_layers=2, output_router_logits=False, router_aux_loss_coef=0.001),
      layout=unstack_experts(), commit=("", "hf", "4bit"), formats=True)
+
+
+# Biases instead of norms; one more expert for all tokens, behind a gate.
+arch("qwen2_moe", base("qwen2_moe", "Qwen2MoeForCausalLM", num_experts=8, num_experts_per_tok=3, moe_intermediate_size=32,
+                       shared_expert_intermediate_size=64, norm_topk_prob=False, decoder_sparse_step=1, rms_norm_eps=1e-6,
+                       rope_theta=1000000.0, use_sliding_window=False, sliding_window=64, max_window_layers=3,
+                       output_router_logits=False, router_aux_loss_coef=0.001), layout=unstack_experts())
 
 
 def scaled_rope(model):

@@ -154,6 +154,17 @@ pub(super) fn kernels(checkpoint: &mut Checkpoint, end: &str) -> Result<()> {
     )
 }
 
+/// Gates of shared experts, [D] in files, become [1, D].
+pub(super) fn shared_gates(checkpoint: &mut Checkpoint) -> Result<()> {
+    checkpoint.reshape(
+        |name| name.ends_with("shared_expert_gate.weight"),
+        |shape| match *shape {
+            [n] | [1, n] => Some(vec![1, n]),
+            _ => None,
+        },
+    )
+}
+
 /// Takes apart what converters may put together: queries, keys and values; the experts' gate and up.
 pub(super) fn unfuse(keys: &Keys<'_>, checkpoint: &mut Checkpoint) -> Result<()> {
     let has = |checkpoint: &Checkpoint, module: &str| {

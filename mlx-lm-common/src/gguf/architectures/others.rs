@@ -1,4 +1,5 @@
-//! Command R, OLMo, EXAONE, StarCoder, Phi 2, GLM, MiniMax: a norm, a name or a key apart from the usual.
+//! Command R, OLMo, EXAONE, ERNIE, Seed-OSS, StarCoder, StableLM, Nemotron, Phi 2, GLM, dots, MiniMax: a norm, a name or a key
+//! apart from the usual.
 
 use super::{
     Family,
@@ -17,6 +18,12 @@ pub(super) const COMMAND_R: Family = Family::plain(|keys| cohere(keys, "cohere")
 pub(super) const COHERE2: Family = Family::plain(cohere2);
 pub(super) const OLMO2: Family = Family { layer: AFTER_BLOCKS, ..Family::plain(olmo) };
 pub(super) const EXAONE4: Family = Family { layer: AFTER_BLOCKS, ..Family::plain(exaone) };
+pub(super) const EXAONE3: Family = Family::plain(first_exaone);
+pub(super) const ERNIE: Family = Family::plain(|keys| decoder(keys, "ernie4_5"));
+pub(super) const SEED_OSS: Family = Family {
+    layer: &[("post_attention_norm", "post_attention_layernorm")],
+    ..Family::plain(|keys| decoder(keys, "seed_oss"))
+};
 pub(super) const STARCODER2: Family = Family {
     layer: &[("ffn_up", "mlp.c_fc"), ("ffn_down", "mlp.c_proj")],
     ..Family::plain(|keys| with_layer_norms(keys, "starcoder2", "norm_epsilon"))
@@ -43,6 +50,29 @@ pub(super) const GLM4_MOE: Family = Family {
     ],
     ..Family::plain(glm4_moe)
 };
+pub(super) const DOTS1: Family = Family {
+    layer: &[
+        ("ffn_gate_inp", "mlp.gate"),
+        ("=exp_probs_b.bias", "mlp.gate.e_score_correction_bias"),
+        ("ffn_gate_exps", "mlp.experts.gate_proj"),
+        ("ffn_up_exps", "mlp.experts.up_proj"),
+        ("ffn_down_exps", "mlp.experts.down_proj"),
+        ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
+        ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
+        ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
+    ],
+    ..Family::plain(|keys| scored_by_sigmoid(keys, "dots1"))
+};
+pub(super) const STABLELM: Family = Family {
+    layer: &[("attn_q_norm", "self_attn.q_layernorm"), ("attn_k_norm", "self_attn.k_layernorm")],
+    ..Family::plain(stablelm)
+};
+/// Norms come with the one that models add to them.
+pub(super) const NEMOTRON: Family = Family {
+    weights: |_, checkpoint| checkpoint.add(|name| name.ends_with("norm.weight"), -1.0),
+    ..Family::plain(|keys| with_layer_norms(keys, "nemotron", "norm_eps"))
+};
+pub(super) const OLMOE: Family = Family { layer: common::EXPERTS, ..Family::plain(olmoe) };
 pub(super) const MINIMAX_M2: Family = Family {
     layer: &[
         ("ffn_gate_inp", "block_sparse_moe.gate"),
@@ -120,15 +150,47 @@ fn exaone(keys: &Keys<'_>) -> Result<Value> {
     Ok(config)
 }
 
+/// EXAONE 3, which says some things in other words.
+fn first_exaone(keys: &Keys<'_>) -> Result<Value> {
+    let mut config = decoder(keys, "exaone")?;
+    config["num_layers"] = config["num_hidden_layers"].clone();
+    config["layer_norm_epsilon"] = config["rms_norm_eps"].clone();
+    Ok(config)
+}
+
+fn olmoe(keys: &Keys<'_>) -> Result<Value> {
+    let mut config = with_rms_norms(keys, "olmoe")?;
+    common::experts(keys, &mut config, "num_experts")?;
+    common::unscaled_experts(keys)?;
+    // The width of an expert has the name of the other.
+    config["moe_intermediate_size"] = config["intermediate_size"].clone();
+    config["norm_topk_prob"] = false.into();
+    Ok(config)
+}
+
+fn stablelm(keys: &Keys<'_>) -> Result<Value> {
+    let mut config = with_layer_norms(keys, "stablelm", "layer_norm_eps")?;
+    config["use_qkv_bias"] = config["attention_bias"].clone();
+    config["use_parallel_residual"] = (!keys.in_layers("ffn_norm.weight")).into();
+    config["qk_layernorm"] = keys.in_layers("attn_q_norm.weight").into();
+    Ok(config)
+}
+
 fn glm4_moe(keys: &Keys<'_>) -> Result<Value> {
-    let mut config = with_rms_norms(keys, "glm4_moe")?;
+    let mut config = scored_by_sigmoid(keys, "glm4_moe")?;
+    config["use_qk_norm"] = keys.in_layers("attn_q_norm.weight").into();
+    Ok(config)
+}
+
+/// DeepSeek's mixtures behind the usual attention.
+fn scored_by_sigmoid(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
+    let mut config = with_rms_norms(keys, model_type)?;
     // The first files do not say.
     keys.only("expert_gating_func", 2)?;
     common::experts(keys, &mut config, "n_routed_experts")?;
     common::expert_groups(keys, &mut config)?;
     config["first_k_dense_replace"] = keys.count("leading_dense_block_count")?.into();
     config["n_shared_experts"] = keys.count("expert_shared_count")?.into();
-    config["use_qk_norm"] = keys.in_layers("attn_q_norm.weight").into();
     Ok(config)
 }
 

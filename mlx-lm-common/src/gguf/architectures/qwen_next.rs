@@ -128,13 +128,7 @@ fn config(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
 fn states(_: &Keys<'_>, checkpoint: &mut Checkpoint) -> Result<()> {
     common::kernels(checkpoint, "linear_attn.conv1d.weight")?;
     mamba::decays(checkpoint)?;
-    checkpoint.reshape(
-        |name| name.ends_with("shared_expert_gate.weight"),
-        |shape| match *shape {
-            [n] | [1, n] => Some(vec![1, n]),
-            _ => None,
-        },
-    )
+    common::shared_gates(checkpoint)
 }
 
 /// The rows of heads of values, group by group.
