@@ -71,7 +71,7 @@ MODELS = {
     "qwen2_moe": ({}, [Q.Q8_0]),
     "olmoe": ({}, [Q.Q8_0]),
     "dots1": (dict(n_group=1, topk_group=1), [Q.Q8_0]),
-    "starcoder2": ({}, [Q.Q8_0]),
+    "starcoder2_full": ({}, [Q.Q8_0]),
     "phi": ({}, [Q.Q8_0]),
     "llama4": (dict(attention_chunk_size=8192, floor_scale=8192), [Q.Q8_0]),
 }

@@ -1,5 +1,5 @@
 //! GLM-4 (arXiv 2406.12793): half of each head is rotated, neighbouring channels together; the later models (0414) have a norm after
-//! each block, too.
+//! each block, too. Of the first models, mlx-lm rotates the whole of each head.
 
 use super::{
     llama::{self, LlamaConfig, LlamaLayer},

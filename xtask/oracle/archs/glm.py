@@ -9,7 +9,15 @@ for module in (dots1, glm4_moe, glm4_moe_lite):
     module.group_expert_select = select
 
 HALF = dict(head_dim=32, attention_bias=True, partial_rotary_factor=0.5)
-arch("glm", base("glm", "GlmForCausalLM", **HALF))
+
+
+def half(model):
+    """mlx-lm rotates the whole of each head."""
+    for layer in model.layers:
+        layer.self_attn.rope.dims //= 2
+
+
+arch("glm", base("glm", "GlmForCausalLM", **HALF), correct=half)
 arch("glm4", base("glm4", "Glm4ForCausalLM", **HALF))
 EXPERTS = dict(num_hidden_layers=3, first_k_dense_replace=1, moe_intermediate_size=32, n_routed_experts=8,
                n_shared_experts=1, num_experts_per_tok=3, norm_topk_prob=True, routed_scaling_factor=2.5, rope_scaling=None,

@@ -48,7 +48,12 @@ fn llama(keys: &Keys<'_>) -> Result<Value> {
     let mut config = with_heads(keys, "mixtral")?;
     common::experts(keys, &mut config, "num_local_experts")?;
     common::unscaled_experts(keys)?;
-    config["intermediate_size"] = config["moe_intermediate_size"].take();
+    // The width of an expert, which has the name of the other.
+    config["intermediate_size"] = match keys.size_opt("expert_feed_forward_length")? {
+        Some(width) => width,
+        None => keys.size("feed_forward_length")?,
+    }
+    .into();
     match keys.count("expert_shared_feed_forward_length")? {
         0 => Ok(config),
         _ => Err(keys.wanted("expert_shared_feed_forward_length", "0: shared experts cannot be read")),
