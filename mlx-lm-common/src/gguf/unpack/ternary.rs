@@ -13,7 +13,7 @@ pub(super) fn tq1_0(blocks: &[u8], to: Parts<'_>) -> Result<(), Fault> {
             for power in powers {
                 let (here, after) = rest.split_at_mut(bytes.len());
                 for (o, q) in here.iter_mut().zip(bytes) {
-                    *o = (u16::from(q.wrapping_mul(*power)) * 3 >> 8) as u8;
+                    *o = ((u16::from(q.wrapping_mul(*power)) * 3) >> 8) as u8;
                 }
                 rest = after;
             }

@@ -118,7 +118,7 @@ impl GgufWriter {
         values.eval()?;
         let values = values.try_as_slice::<f32>().map_err(|e| Error::Unsupported(e.to_string()))?;
         let limit = entry.kind.limit();
-        if let Some(bad) = values.iter().find(|x| !(x.abs() <= limit)) {
+        if let Some(bad) = values.iter().find(|x| x.is_nan() || x.abs() > limit) {
             return Err(Error::tensor(
                 name,
                 format!("holds {bad}, which {} has no place for", entry.kind.name()),
@@ -154,7 +154,7 @@ impl GgufWriter {
 fn kind_of(kind: FileType, shape: &[i32], makes_logits: bool) -> FileType {
     let kind = if kind == FileType::Q4_0 && makes_logits { FileType::Q8_0 } else { kind };
     match shape {
-        [_, columns] if *columns as usize % kind.block().0 == 0 => kind,
+        [_, columns] if (*columns as usize).is_multiple_of(kind.block().0) => kind,
         [_, _] => FileType::F16,
         _ => FileType::F32,
     }

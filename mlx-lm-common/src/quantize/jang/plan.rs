@@ -172,8 +172,9 @@ fn is_left_out(name: &str, is_tied: bool) -> bool {
 /// Whether this counts among the tensors that may be quantized.
 fn is_allotted(source: &Source, is_tied: bool) -> bool {
     let name = source.name.as_str();
+    let is_small = source.shape.len() > 2 && source.size() < SMALL_STACK;
     source.shape.len() >= 2
-        && !(source.shape.len() > 2 && source.size() < SMALL_STACK)
+        && !is_small
         && !name.contains("norm")
         && !name.to_lowercase().contains("layernorm")
         && !name.to_lowercase().contains("rmsnorm")

@@ -104,7 +104,7 @@ impl Tier {
     pub(super) fn of(name: &str, experts: u64) -> Tier {
         let name = name.to_lowercase();
         let has = |part: &&str| name.contains(*part);
-        if experts > 0 && !name.contains("experts") && DENSE.iter().any(|part| has(part)) {
+        if experts > 0 && !name.contains("experts") && DENSE.iter().any(has) {
             return Critical;
         }
         if let Some((_, tier)) = RULES.iter().find(|(part, _)| has(part)) {

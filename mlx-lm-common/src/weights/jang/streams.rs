@@ -140,7 +140,7 @@ impl<'a> Stream<'a> {
         let values = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64)).filter(|n| *n <= 1 << 48);
         let Some(values) = values else { return self.bad("shape", format!("{shape:?} has too many values")) };
         let block = values / blocks as u64;
-        if block * blocks as u64 != values || block == 0 || columns as u64 % block != 0 {
+        if block * blocks as u64 != values || block == 0 || !(columns as u64).is_multiple_of(block) {
             return self.bad(
                 "scales",
                 format!("holds {blocks} scales, which do not divide the rows of {shape:?} into blocks"),
