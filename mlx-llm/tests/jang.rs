@@ -1,7 +1,7 @@
 //! JANG bundles that the format's own package wrote: their logits, the widths of their matrices, what is remarked on, and damaged ones.
 //!
 //! `cargo xtask test` generates the bundles and names their folder in `MLX_LM_JANG_FIXTURES`.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod common;
 

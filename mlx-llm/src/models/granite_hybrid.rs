@@ -81,7 +81,7 @@ impl BlocksConfig {
 
 enum Mixer {
     Mamba(Box<Mamba2>),
-    Attention(Attention),
+    Attention(Box<Attention>),
 }
 
 pub(super) struct HybridLayer {
@@ -151,7 +151,8 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<HybridLayer>>
         }
         "attention" => {
             let scale = multipliers.attention_multiplier;
-            granite::attention(config, &c, scale, rotates, &w.pp("self_attn")).map(Mixer::Attention)
+            granite::attention(config, &c, scale, rotates, &w.pp("self_attn"))
+                .map(|a| Mixer::Attention(Box::new(a)))
         }
         other => Err(Error::config("layer_types", other, "mamba or attention")),
     };

@@ -123,7 +123,7 @@ fn width(config: &Config) -> Result<i32> {
 
 enum Mixer {
     Conv(ShortConv),
-    Attention(Attention),
+    Attention(Box<Attention>),
 }
 
 pub(super) struct Lfm2Layer {
@@ -205,7 +205,8 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Lfm2Layer>> {
             rope: Some(rope.clone()),
             ..AttentionSpec::new(c.num_attention_heads, c.num_key_value_heads, head_dim, backend.kernels)
         };
-        Attention::around_to(spec, w, dim, KeysValues::Own, [false; 2], "out_proj").map(Mixer::Attention)
+        Attention::around_to(spec, w, dim, KeysValues::Own, [false; 2], "out_proj")
+            .map(|a| Mixer::Attention(Box::new(a)))
     };
     let feed_forward = |i: usize, w: &Weights| {
         let Some(e) = mixture.as_ref().filter(|e| i >= e.num_dense_layers) else {

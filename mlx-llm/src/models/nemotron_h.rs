@@ -226,7 +226,7 @@ enum Mixer {
     Mamba(Mamba2),
     Attention(Attention),
     Mlp(Mlp),
-    Experts(Mixture),
+    Experts(Box<Mixture>),
 }
 
 pub(super) struct NemotronLayer {
@@ -276,7 +276,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<NemotronLayer
         Kind::Mamba => Mamba2::load(w, &c.mamba(config)?).map(Mixer::Mamba),
         Kind::Attention => Attention::load(w, &c.attention(config)?).map(Mixer::Attention),
         Kind::Mlp => Mlp::load(w, &c.mlp(config.dim("intermediate_size")?)?).map(Mixer::Mlp),
-        Kind::Experts => Mixture::load(w, config, &c).map(Mixer::Experts),
+        Kind::Experts => Mixture::load(w, config, &c).map(|m| Mixer::Experts(Box::new(m))),
     };
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embeddings"), c.vocab_size, dim)?,
