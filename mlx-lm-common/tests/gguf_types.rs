@@ -71,7 +71,7 @@ impl Recorded {
         if self.name == "IQ1_M" {
             let bits = half();
             for i in 0..4 {
-                block[49 + 2 * i] = block[49 + 2 * i] & 15 | (bits >> (4 * i) & 15) as u8 * 16;
+                block[49 + 2 * i] = (block[49 + 2 * i] & 15) | (((bits >> (4 * i)) & 15) as u8 * 16);
             }
         }
         block[..self.scale_bytes()].iter_mut().for_each(|b| *b = (*b).min(0xfe));
