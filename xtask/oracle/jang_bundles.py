@@ -1,7 +1,14 @@
 """Ways to make JANG bundles with the format's own package, and the changes that older writers and careless ones amount to."""
+import argparse
+import contextlib
+import io
 import json
 import re
 import shutil
+import sys
+import tempfile
+import traceback
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -334,3 +341,22 @@ def eos(folder):
     ids = read(folder / "generation_config.json")["eos_token_id"] if (folder / "generation_config.json").exists() else 2
     ids = ids if isinstance(ids, list) else [ids]
     return sorted({248046 if id == 248044 else id for id in ids})
+
+def main(doc, bundles, write):
+    """Writes those that the command line names, each in a folder of its own."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--only", default="", help="beginnings of names, comma separated")
+    args = parser.parse_args()
+    chosen = {n: b for n, b in bundles.items() if n.startswith(tuple(args.only.split(",")))}
+    failed = 0
+    for name, bundle in chosen.items():
+        log = io.StringIO()
+        try:
+            with tempfile.TemporaryDirectory() as work, contextlib.redirect_stdout(log):
+                write(name, bundle, args.out, Path(work))
+        except (Exception, SystemExit):  # one failure does not stop the rest
+            print(f"{log.getvalue()[-2000:]}\n{name}: {traceback.format_exc()}", file=sys.stderr)
+            failed += 1
+    print(f"{len(chosen) - failed} bundles in {args.out}; {failed} failed")
+    sys.exit(failed != 0)

@@ -12,17 +12,12 @@ Each folder DIR/<name>/ is a bundle, and beside it
                           eos     the ids that end a text
 To add a bundle: one entry in BUNDLES. Needs jang, mlx 0.32.2 and mlx_lm 0.32.0.
 """
-import argparse
-import contextlib
 import importlib
-import io
 import json
 import re
 import runpy
 import shutil
 import sys
-import tempfile
-import traceback
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable
@@ -246,24 +241,5 @@ BUNDLES = {
 }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--only", default="", help="beginnings of names, comma separated")
-    args = parser.parse_args()
-    chosen = {n: b for n, b in BUNDLES.items() if n.startswith(tuple(args.only.split(",")))}
-    failed = 0
-    for name, bundle in chosen.items():
-        log = io.StringIO()
-        try:
-            with tempfile.TemporaryDirectory() as work, contextlib.redirect_stdout(log):
-                write(name, bundle, args.out, Path(work))
-        except (Exception, SystemExit):  # one failure does not stop the rest
-            print(f"{log.getvalue()[-2000:]}\n{name}: {traceback.format_exc()}", file=sys.stderr)
-            failed += 1
-    print(f"{len(chosen) - failed} bundles in {args.out}; {failed} failed")
-    sys.exit(failed != 0)
-
-
 if __name__ == "__main__":
-    main()
+    ways.main(__doc__, BUNDLES, write)

@@ -7,18 +7,19 @@ use std::{
     process,
 };
 
-use anyhow::{Context, Result, bail};
-use safetensors::SafeTensors;
-use serde::Deserialize;
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{
     cache,
-    compare::{Distance, floats, verdict},
     fixtures,
     process::{LlmTool, Profile, output},
     python::{Environment, ORACLE},
+    written,
 };
+
+/// The prompt of the logits, as in `oracle/convert.py`.
+const PROMPT: &str = "1,5,9,2,7,3,11,4";
 
 /// Sources of every kind that differs in what is written: names, rules for routers, folds, parts of larger models, and what is packed
 /// already.
@@ -76,14 +77,6 @@ struct Job {
     options: Vec<String>,
     /// Whether this project's logits are compared, too.
     is_run: bool,
-}
-
-/// What mlx-lm's side says of one.
-#[derive(Deserialize)]
-struct Compared {
-    name: String,
-    error: Option<String>,
-    tensors: usize,
 }
 
 /// Converts all with both programs; an error if anything differs.
@@ -155,44 +148,11 @@ fn compare(tool: &LlmTool, python: &Environment, jobs: &[Job], folder: &Path) ->
         output(&mut command).with_context(|| job.name.clone())?;
     }
     let said = output(python.script("convert.py").arg("compare").arg(&list).args([&theirs, &ours]))?;
-    let mut differing = 0;
-    for (job, line) in jobs.iter().zip(said.lines()) {
-        let Compared { name, error, tensors } = serde_json::from_str(line)?;
-        let outcome = match error {
-            Some(error) => Err(error),
-            None if job.is_run => distance(tool, &ours.join(&name)),
-            None => Ok(String::new()),
-        };
-        differing += usize::from(outcome.is_err());
-        let words = outcome.as_ref().unwrap_or_else(|words| words);
-        println!("{:<7} {name:<52} {tensors:>3} tensors  {words}", verdict(outcome.is_ok()));
-    }
-    if said.lines().count() != jobs.len() {
-        bail!("mlx-lm compared {} of {} conversions", said.lines().count(), jobs.len());
-    }
-    if differing > 0 {
-        bail!("{differing} of {} conversions differ", jobs.len());
-    }
-    Ok(())
-}
-
-/// How far this project's logits are from mlx-lm's with the same folder.
-fn distance(tool: &LlmTool, folder: &Path) -> Result<String, String> {
-    let measure = || -> Result<Distance> {
-        let file = |what: &str| PathBuf::from(format!("{}.{what}.safetensors", folder.display()));
-        let (out, wanted) = (file("own"), file("logits"));
-        let mut command = tool.command("logits");
-        command.arg("--model").arg(folder).args(["--prompt-tokens", "1,5,9,2,7,3,11,4", "--out"]).arg(&out);
-        output(&mut command)?;
-        let read = |path: &Path, name: &str| -> Result<Vec<f32>> {
-            let bytes = fs::read(path).with_context(|| path.display().to_string())?;
-            floats(&SafeTensors::deserialize(&bytes)?, name)
-        };
-        Distance::between(&read(&out, "prefill")?, &read(&wanted, "logits")?)
-    };
-    let measured = measure().map_err(|error| format!("{error:#}"))?;
-    let words = format!("logits {:.1e} apart, {:.0e} allowed", measured.found, measured.allowed);
-    if measured.is_small() { Ok(words) } else { Err(words) }
+    let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    written::report(&said, &names, |name| match jobs.iter().find(|job| job.name == name) {
+        Some(job) if job.is_run => written::distance(tool, &ours.join(name), PROMPT),
+        _ => Ok(String::new()),
+    })
 }
 
 impl Job {

@@ -23,6 +23,7 @@ mod python;
 mod real;
 mod test;
 mod vocab;
+mod written;
 
 use std::process::ExitCode;
 
