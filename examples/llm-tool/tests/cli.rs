@@ -256,7 +256,7 @@ fn info_lists_what_stays_packed() {
         .tensor("blk.1.attn_v.weight", &[64, 32], 20, blocks(64 * 32));
     fs::write(&file, model.bytes()).unwrap();
     let wanted = [
-        "1 x IQ4_NL: widened, float32",
+        "1 x IQ4_NL: packed, 8-bit affine, groups of 32",
         "1 x Q4_0: packed, 4-bit affine, groups of 32",
         "18 x float32: plain, float32",
     ];
