@@ -16,7 +16,7 @@ use mlx_llm::{
 use mlx_rs::Array;
 use serde_json::{Value, json};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -91,11 +91,17 @@ fn no_value_of_any_key_makes_an_architecture_panic() {
         json!({}),
     ];
     let mut failed = Vec::new();
+    // A key that has the same value in another model of the type has been changed there.
+    let mut known = HashSet::new();
     for folder in architectures() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let config = json::parse(&fs::read(folder.join("config.json")).unwrap()).unwrap();
         let mut all = Vec::new();
         places(&config, "", &mut all);
+        let kind = config["model_type"].to_string();
+        all.retain(|place| {
+            known.insert((kind.clone(), place.clone(), config.pointer(place).unwrap().to_string()))
+        });
         let copy = tempfile::tempdir().unwrap();
         fs::copy(folder.join("model.safetensors"), copy.path().join("model.safetensors")).unwrap();
         for place in &all {

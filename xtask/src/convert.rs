@@ -11,8 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    cache,
-    fixtures,
+    cache, fixtures,
     process::{LlmTool, Profile, output},
     python::{Environment, ORACLE},
     written,

@@ -11,8 +11,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::{
-    cache,
-    fixtures,
+    cache, fixtures,
     process::{LlmTool, Profile, output},
     python::{Environment, JANG},
     written,

@@ -52,7 +52,11 @@ pub(crate) fn distance(tool: &LlmTool, folder: &Path, prompt: &str) -> Result<St
         let file = |what: &str| PathBuf::from(format!("{}.{what}.safetensors", folder.display()));
         let out = file("own");
         let mut command = tool.command("logits");
-        command.args(["--device", "cpu", "--prompt-tokens", prompt, "--model"]).arg(folder).arg("--out").arg(&out);
+        command
+            .args(["--device", "cpu", "--prompt-tokens", prompt, "--model"])
+            .arg(folder)
+            .arg("--out")
+            .arg(&out);
         output(&mut command)?;
         let read = |path: &Path, name: &str| -> Result<Vec<f32>> {
             let bytes = fs::read(path).with_context(|| path.display().to_string())?;

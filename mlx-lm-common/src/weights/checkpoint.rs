@@ -32,7 +32,7 @@
 //! | [`join`](Checkpoint::join)`(from, to)` | modules whose outputs follow one another become one |
 //! | [`stack`](Checkpoint::stack)`(from, to)` | `from.0.x`, `from.1.x` … become one `to.x` |
 
-use super::{Derived, Encoding, JangConfig, Kept, Source, Stored, Tensor, jang::Claims};
+use super::{Derived, Encoding, JangConfig, Kept, Source, Stored, Tensor, aliases::Aliases, jang::Claims};
 use crate::{
     Error, Result,
     gguf::{GgufTensor, Kind},
@@ -47,6 +47,7 @@ pub struct Checkpoint {
     layout: Option<Layout>,
     claims: Claims,
     remarks: Vec<String>,
+    pub(super) aliases: Aliases,
     encodings: BTreeMap<String, Encoding>,
 }
 
@@ -200,6 +201,9 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::rename`].
     pub fn rename_prefix(&mut self, from: &str, to: &str) -> Result<()> {
+        if self.tensors.keys().any(|name| name.starts_with(from)) {
+            self.aliases.prefix(from, to);
+        }
         self.rename(|name| name.strip_prefix(from).map(|rest| format!("{to}{rest}")))
     }
 

@@ -3,6 +3,7 @@
 //! Architectures are built from [`Weights`]; nothing is ever left at random. Every request declares the shape that the
 //! configuration implies, so a wrong file is an error that names the tensor, and quantization is read off the shapes.
 
+mod aliases;
 mod checkpoint;
 mod container;
 mod derived;
@@ -281,14 +282,19 @@ impl Weights {
         if array.shape() == shape {
             return Ok(array);
         }
-        Err(Error::Shape { name: self.path(name), found: array.shape().to_vec(), wanted: shape.to_vec() })
+        Err(Error::Shape { name: self.in_files(name), found: array.shape().to_vec(), wanted: shape.to_vec() })
+    }
+
+    /// The full name of a tensor of this view, and what files call it if that is another.
+    fn in_files(&self, name: &str) -> String {
+        self.store.checkpoint.borrow().aliases.explain(&self.path(name))
     }
 
     /// A tensor as it is stored; floats become `dtype` if one is given.
     pub(crate) fn take(&self, name: &str, dtype: Option<Dtype>) -> Result<Loaded> {
         let (store, path) = (&self.store, self.path(name));
-        let tensor =
-            store.checkpoint.borrow_mut().take(&path).ok_or_else(|| Error::MissingTensor(path.clone()))?;
+        let tensor = store.checkpoint.borrow_mut().take(&path);
+        let tensor = tensor.ok_or_else(|| Error::MissingTensor(self.in_files(name)))?;
         if store.is_zero {
             return zeros(&tensor, dtype).map(Loaded::Plain);
         }

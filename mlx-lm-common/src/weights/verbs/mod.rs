@@ -77,7 +77,11 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Tensor`](crate::Error::Tensor) if two tensors would have the same name.
     pub fn rename_module(&mut self, from: &str, to: &str) -> Result<()> {
-        for member in members(self, from) {
+        let members = members(self, from);
+        if !members.is_empty() {
+            self.aliases.module(from, to);
+        }
+        for member in members {
             let new = member.of(to);
             if let Some(tensor) = self.take(&member.name) {
                 self.put(new, tensor)?;

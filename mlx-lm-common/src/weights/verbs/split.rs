@@ -21,7 +21,11 @@ impl Checkpoint {
     pub fn split(&mut self, module: &str, axis: i32, parts: &[(&str, i32)]) -> Result<()> {
         let group = parts.iter().try_fold(0i32, |sum, (_, size)| sum.checked_add((*size).max(0)));
         let group = group.filter(|group| *group > 0 && parts.iter().all(|(_, size)| *size > 0));
-        for member in members(self, module) {
+        let members = members(self, module);
+        if !members.is_empty() {
+            parts.iter().for_each(|(to, _)| self.aliases.module(module, to));
+        }
+        for member in members {
             let Some(tensor) = self.take(&member.name) else { continue };
             // Names come in order: the weight is still there.
             let whole = |c: &Checkpoint| rows_of(c, &member, module) != Some(tensor.shape());
