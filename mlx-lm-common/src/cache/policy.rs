@@ -32,7 +32,7 @@ pub enum CacheSpec {
 /// How caches are stored.
 #[derive(Clone, Debug, Default)]
 pub struct CachePolicy {
-    /// Bounds the layers that would keep every position: the first four and the latest are kept, so many in all.
+    /// Bounds the layers that would keep more positions, all or those of a larger window: the first four and the latest are kept, so many in all.
     pub max_size: Option<i32>,
     /// Left padding of each row of a batch, in positions.
     pub left_padding: Option<Arc<[i32]>>,
@@ -49,9 +49,10 @@ impl CachePolicy {
             |reach| Ok(LayerCache::Attention(Box::new(FloatCache::new(reach, self.rewind, padding()))));
         match spec {
             CacheSpec::Full => float(self.all()?),
-            CacheSpec::Window(size) => {
-                float(Reach::Window { size: positive("sliding_window", *size)?, keep: 0 })
-            }
+            CacheSpec::Window(size) => match self.max_size {
+                Some(most) if most < *size => float(self.all()?),
+                _ => float(Reach::Window { size: positive("sliding_window", *size)?, keep: 0 }),
+            },
             CacheSpec::Chunked(size) => float(Reach::Chunk(positive("attention_chunk_size", *size)?)),
             CacheSpec::Latent => {
                 Ok(LayerCache::Latent(LatentCache::new(self.all()?, self.rewind, padding())))
