@@ -27,10 +27,7 @@ const STEPS: usize = 15;
 /// there before the step is told by its address.
 pub(crate) fn operations(model: &dyn LanguageModel, policy: &CachePolicy) -> Result<BTreeMap<String, usize>> {
     whole_graphs(|| {
-        let mut cache = Cache::new(&model.cache_specs(), policy)?;
-        // The first step sets memory aside, which later ones do not.
-        successor(model, &PROMPT, &mut cache)?;
-        successor(model, &[1], &mut cache)?;
+        let mut cache = warm(model, policy)?;
         let before = graph(&cache.arrays())?;
         let token = successor(model, &[1], &mut cache)?;
         let mut outputs = cache.arrays();
@@ -59,8 +56,16 @@ pub(crate) fn building(model: &dyn LanguageModel, policy: &CachePolicy) -> Resul
     (0..STEPS).map(step).collect()
 }
 
+/// A cache after some steps: the first one sets memory aside, which later ones do not.
+pub(crate) fn warm(model: &dyn LanguageModel, policy: &CachePolicy) -> Result<Cache> {
+    let mut cache = Cache::new(&model.cache_specs(), policy)?;
+    successor(model, &PROMPT, &mut cache)?;
+    successor(model, &[1], &mut cache)?;
+    Ok(cache)
+}
+
 /// The likeliest token after some.
-fn successor(model: &dyn LanguageModel, tokens: &[u32], cache: &mut Cache) -> Result<Array> {
+pub(crate) fn successor(model: &dyn LanguageModel, tokens: &[u32], cache: &mut Cache) -> Result<Array> {
     let tokens = Array::from_slice(tokens, &[1, tokens.len() as i32]);
     Ok(ops::indexing::argmax_axis(&model.forward(&tokens, cache)?, -1, None)?)
 }

@@ -15,6 +15,7 @@ mod kv;
 mod model;
 mod paths;
 mod progress;
+mod promotions;
 mod prompt;
 mod terminal;
 mod tokens;

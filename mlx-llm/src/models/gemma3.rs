@@ -10,7 +10,7 @@ use mlx_lm_common::{
     cache::{AttentionSpec, CacheSpec, LayerCache},
     config::{RopeConfig, dim, epsilon},
     model::{Decoder, Layer, Scales, load_layers},
-    nn::{Activation, Attention, Embedding, Form, Glu, Head, KeysValues, Mlp, MlpConfig, Norm, Rope, fused},
+    nn::{Activation, Attention, Embedding, Form, Glu, Head, KeysValues, Mlp, MlpConfig, Norm, Rope, fused, widen},
     weights::{Checkpoint, Weights},
 };
 use mlx_rs::{Array, Dtype, error::Exception, ops};
@@ -157,7 +157,7 @@ fn sum(x: &Array, y: &Array, compile: bool) -> Result<Array> {
 }
 
 fn clipped_sum([x, y]: [&Array; 2]) -> Result<[Array; 1], Exception> {
-    let sum = x.as_dtype(Dtype::Float32)?.add(y.as_dtype(Dtype::Float32)?)?;
+    let sum = widen(x)?.add(widen(y)?)?;
     let most = half::f16::MAX.to_f32();
     let clipped = ops::minimum(ops::maximum(&sum, Array::from_f32(-most))?, Array::from_f32(most))?;
     Ok([clipped.as_dtype(Dtype::Float16)?])

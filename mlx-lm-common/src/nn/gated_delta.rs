@@ -11,6 +11,7 @@ use super::{
     activation::silu,
     fused::fused,
     scan::{decays, exactly, padded, split},
+    wide::widen,
 };
 use crate::{
     At, Error, Result,
@@ -130,14 +131,14 @@ impl GatedDeltaNet {
 
 /// From a, b, dt_bias and -exp(A_log), the logarithm of the decay, -exp(A_log) · softplus(a + dt_bias), and the rate σ(b); in float32.
 fn gates([a, b, dt_bias, neg_a]: [&Array; 4]) -> Result<[Array; 2], Exception> {
-    let x = a.as_dtype(Dtype::Float32)?.add(dt_bias)?;
+    let x = widen(a)?.add(dt_bias)?;
     let decay = ops::logaddexp(&x, Array::from_f32(0.0))?.multiply(neg_a)?;
-    Ok([decay, ops::sigmoid(b.as_dtype(Dtype::Float32)?)?])
+    Ok([decay, ops::sigmoid(widen(b)?)?])
 }
 
 /// silu(z) · y in float32, in z's type.
 fn gate([z, y]: [&Array; 2]) -> Result<[Array; 1], Exception> {
-    let gated = silu(&z.as_dtype(Dtype::Float32)?)?.multiply(y)?;
+    let gated = silu(&widen(z)?)?.multiply(y)?;
     Ok([gated.as_dtype(z.dtype())?])
 }
 
@@ -180,7 +181,7 @@ fn step<const COMPILE: bool>(
 ) -> Result<(Array, Array)> {
     let &[batch, heads, value_dim, key_dim] = state.shape() else { return Err(shapes()) };
     let (key_heads, each) = (qk.dim(3), [batch, heads, 1, 1]);
-    let qk = qk.as_dtype(Dtype::Float32)?;
+    let qk = widen(qk)?;
     let qk = if key_heads == heads {
         qk
     } else {
@@ -206,7 +207,7 @@ fn step<const COMPILE: bool>(
 /// g · S + β (v - g · S k) kᵀ.
 fn update([state, known, decay, rate, v, k]: [&Array; 6]) -> Result<[Array; 1], Exception> {
     let g = ops::exp(decay)?;
-    let new = v.as_dtype(Dtype::Float32)?.subtract(known.multiply(&g)?)?.multiply(rate)?;
+    let new = widen(v)?.subtract(known.multiply(&g)?)?.multiply(rate)?;
     Ok([state.multiply(&g)?.add(new.multiply(k)?)?])
 }
 

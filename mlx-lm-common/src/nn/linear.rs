@@ -1,5 +1,6 @@
 //! Linear layers over any storage.
 
+use super::wide::widen;
 use crate::{
     Backend, Result, raw,
     turboquant::Rotation,
@@ -210,7 +211,7 @@ pub(super) fn with_factor(
     let Some(factor) = factor else { return product(x) };
     let y = match x.dtype() {
         // Codes alone are up to 2688 times larger than what they stand for.
-        Dtype::Float16 => product(&x.as_dtype(Dtype::Float32)?)?,
+        Dtype::Float16 => product(&widen(x)?)?,
         _ => product(x)?,
     };
     Ok(y.multiply(factor)?.as_dtype(x.dtype())?)

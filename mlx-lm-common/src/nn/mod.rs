@@ -20,6 +20,7 @@ mod router;
 mod scan;
 mod short_conv;
 mod ssm;
+mod wide;
 
 pub use activation::{Activation, Glu};
 pub use attention::{Attention, AttentionConfig, KeysValues};
@@ -39,3 +40,4 @@ pub use rope::Rope;
 pub use router::{GroupScore, Groups, Normalize, Router, RouterConfig, Score};
 pub use short_conv::ShortConv;
 pub use ssm::{GatedNorm, Mamba2, Mamba2Config, ssd};
+pub use wide::{widen, widened};

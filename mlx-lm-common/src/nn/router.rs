@@ -1,6 +1,6 @@
 //! Routers: which experts a token goes to, and how much each counts.
 
-use super::{Linear, fused::fused, fused::fused_with, fused::scalar};
+use super::{Linear, fused::fused, fused::fused_with, fused::scalar, wide::widen};
 use crate::{Error, Result, raw, weights::Weights};
 use mlx_rs::{Array, Dtype, error::Exception, ops};
 
@@ -167,7 +167,8 @@ impl Router {
 
     /// For x [B, L, dim] the experts [B, L, k] of each token, in no order, and their weights [B, L, k] in x's type.
     pub fn forward(&self, x: &Array) -> Result<(Array, Array)> {
-        let logits = self.gate.forward(&x.as_dtype(self.dtype)?)?;
+        let input = if self.dtype == Dtype::Float32 { widen(x)? } else { x.as_dtype(self.dtype)? };
+        let logits = self.gate.forward(&input)?;
         let (scores, selection) = self.scores(&logits)?;
         let selection = match self.groups {
             Some(groups) => in_groups(&selection, groups)?,
@@ -245,7 +246,7 @@ fn in_groups(scores: &Array, g: Groups) -> Result<Array> {
 }
 
 fn sigmoid([logits]: [&Array; 1]) -> Result<[Array; 1], Exception> {
-    Ok([ops::sigmoid(logits.as_dtype(Dtype::Float32)?)?])
+    Ok([ops::sigmoid(widen(logits)?)?])
 }
 
 fn corrected_sigmoid([logits, correction]: [&Array; 2]) -> Result<[Array; 2], Exception> {

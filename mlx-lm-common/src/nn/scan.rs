@@ -1,7 +1,8 @@
 //! What chunked forms of linear recurrences have in common.
 
+use super::wide::widen;
 use crate::{Error, Result};
-use mlx_rs::{Array, Dtype, ops};
+use mlx_rs::{Array, ops};
 
 /// How much of what entered at position j is left at position i, [.., i, j], zero where j comes after i, for logarithms [.., L] of
 /// what each position keeps: exp of their sums over the positions after j up to i. Sums are formed one by one: differences of
@@ -15,7 +16,7 @@ pub(super) fn decays(log: &Array) -> Result<Array> {
 
 /// `x` [B, L, ..], in float32, with positions of zeros at the end so that there are `len`.
 pub(super) fn padded(x: &Array, len: i32) -> Result<Array> {
-    let x = x.as_dtype(Dtype::Float32)?;
+    let x = widen(x)?;
     if x.dim(1) == len {
         return Ok(x);
     }

@@ -11,6 +11,7 @@ use super::{
     activation::silu,
     fused::{fused, fused_with, scalar},
     scan::{decays, exactly, padded, split},
+    wide::widen,
 };
 use crate::{
     At, Error, Result,
@@ -226,7 +227,7 @@ impl Normed {
 
 /// softplus(dt + bias) within limits, in float32.
 fn time_steps([dt, bias]: [&Array; 2], [least, most]: [f32; 2]) -> Result<[Array; 1], Exception> {
-    let dt = dt.as_dtype(Dtype::Float32)?.add(bias)?;
+    let dt = widen(dt)?.add(bias)?;
     let mut dt = ops::logaddexp(&dt, scalar(0.0, &dt)?)?;
     if least > 0.0 {
         dt = ops::maximum(&dt, scalar(least, &dt)?)?;
@@ -307,7 +308,7 @@ fn step<const COMPILE: bool>(
     let state = if one { state.clone() } else { state.reshape(&of_heads(s.head_dim, s.state))? };
     let (x, dt) = (x.reshape(&of_heads(s.head_dim, 1))?, dt.reshape(&of_heads(1, 1))?);
     let [state] = fused(COMPILE, update, [&state, &x, &b.reshape(&of_groups)?, &dt, neg_a])?;
-    let c = c.as_dtype(Dtype::Float32)?;
+    let c = widen(c)?;
     let y = if COMPILE {
         let rows = state.reshape(&[s.batch, s.groups, s.each * s.head_dim, s.state])?;
         ops::matmul(&rows, c.reshape(&[s.batch, s.groups, s.state, 1])?)?
@@ -322,7 +323,7 @@ fn step<const COMPILE: bool>(
 /// exp(Δ A) · S + (Δ x) Bᵀ.
 fn update([state, x, b, dt, neg_a]: [&Array; 5]) -> Result<[Array; 1], Exception> {
     let kept = state.multiply(ops::exp(dt.multiply(neg_a)?)?)?;
-    Ok([kept.add(dt.multiply(x)?.multiply(b)?)?])
+    Ok([kept.add(dt.multiply(widen(x)?)?.multiply(widen(b)?)?)?])
 }
 
 /// Many positions, chunk by chunk: within a chunk as a masked product like attention's, between chunks through the state. With γ the
