@@ -1,11 +1,11 @@
 //! Where a decoding step computes in float32 though nothing asks for it.
 
 use crate::graph::{successor, warm};
-use mlx_lm_kernels::{Node, id, walk};
 use mlx_llm::{
     Result,
     common::{cache::CachePolicy, model::LanguageModel, nn::widened, raw::whole_graphs},
 };
+use mlx_lm_kernels::{Node, id, walk};
 use mlx_rs::{Array, Dtype};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -91,4 +91,46 @@ impl Graph {
 
 fn is_half(array: &Array) -> bool {
     matches!(array.dtype(), Dtype::Float16 | Dtype::Bfloat16)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use mlx_llm::common::nn::widen;
+    use mlx_rs::{fast, ops};
+
+    fn stray(outputs: &[&Array], asked: &[Array]) -> Vec<String> {
+        let graph = Graph::new(walk(outputs).unwrap());
+        let asked: Vec<_> = asked.iter().map(|a| id(a).unwrap()).collect();
+        let mut found: Vec<_> =
+            graph.nodes.values().filter(|n| !asked.contains(&n.id)).filter_map(|n| graph.stray(n)).collect();
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn what_a_float32_operand_widens_is_found() {
+        let half = ops::ones_dtype(&[2, 3], Dtype::Bfloat16).unwrap();
+        let weights = ops::ones_dtype(&[3, 3], Dtype::Float32).unwrap();
+        let product = ops::matmul(&half, &weights).unwrap();
+        let shifted = half.add(Array::from_f32(1.0)).unwrap();
+        assert_eq!(
+            stray(&[&product, &shifted], &[]),
+            ["Add of bfloat16 [2, 3] and float32 []", "Matmul of bfloat16 [2, 3] and float32 [3, 3]"]
+        );
+    }
+
+    #[test]
+    fn what_is_asked_for_and_what_mlx_spells_out_is_not() {
+        let half = ops::ones_dtype(&[2, 3], Dtype::Bfloat16).unwrap();
+        let (shifted, asked) =
+            widened(|| widen(&half).unwrap().add(Array::from_f32(1.0)).unwrap().exp().unwrap());
+        assert_eq!(stray(&[&shifted], &asked), [""; 0]);
+        assert_eq!(stray(&[&shifted], &[]).len(), 1);
+        let weight = ops::ones_dtype(&[3], Dtype::Bfloat16).unwrap();
+        let norm = fast::rms_norm(&half, Some(&weight), 1e-5).unwrap();
+        assert_eq!(norm.dtype(), Dtype::Bfloat16);
+        assert_eq!(stray(&[&norm], &[]), [""; 0]);
+    }
 }

@@ -10,7 +10,10 @@ use mlx_lm_common::{
     cache::{AttentionSpec, CacheSpec, LayerCache},
     config::{RopeConfig, dim, epsilon},
     model::{Decoder, Layer, Scales, load_layers},
-    nn::{Activation, Attention, Embedding, Form, Glu, Head, KeysValues, Mlp, MlpConfig, Norm, Rope, fused, widen},
+    nn::{
+        Activation, Attention, Embedding, Form, Glu, Head, KeysValues, Mlp, MlpConfig, Norm, Rope, fused,
+        widen,
+    },
     weights::{Checkpoint, Weights},
 };
 use mlx_rs::{Array, Dtype, error::Exception, ops};

@@ -119,8 +119,10 @@ impl Embedding {
                 let biases = p.biases.as_ref().map(rows).transpose()?;
                 let x = raw::dequantize(&rows(&p.weight)?, &rows(&p.scales)?, biases.as_ref(), p.format())?;
                 match &p.factor {
-                    Some(factor) if factor.size() > 1 => x.multiply(rows(factor)?.expand_dims(-1)?)?,
-                    Some(factor) => x.multiply(factor)?,
+                    Some(factor) if factor.size() > 1 => {
+                        widen(&x)?.multiply(rows(factor)?.expand_dims(-1)?)?
+                    }
+                    Some(factor) => widen(&x)?.multiply(factor)?,
                     None => x,
                 }
             }
@@ -202,7 +204,7 @@ impl Projections {
     }
 }
 
-/// product(x) · factor, in x's type.
+/// product(x) · factor, in x's type. The multiplication is in float32: rounded, the factor would be off by the same for all numbers.
 pub(super) fn with_factor(
     x: &Array,
     factor: Option<&Array>,
@@ -214,7 +216,7 @@ pub(super) fn with_factor(
         Dtype::Float16 => product(&widen(x)?)?,
         _ => product(x)?,
     };
-    Ok(y.multiply(factor)?.as_dtype(x.dtype())?)
+    Ok(widen(&y)?.multiply(factor)?.as_dtype(x.dtype())?)
 }
 
 /// What MLX's own operations want: dense values and scales in the compute type.

@@ -3,6 +3,7 @@
 use super::{
     experts::constant,
     linear::{plain, with_factor},
+    wide::widen,
 };
 use crate::{
     Result, raw,
@@ -83,7 +84,7 @@ impl MultiLinear {
                 };
                 // [1, H, 1, 1 or rows]
                 match p.factor.as_ref().map(|f| f.expand_dims(-2)).transpose()? {
-                    Some(factor) if !transpose => product(&x.multiply(factor)?.as_dtype(x.dtype())?)?,
+                    Some(factor) if !transpose => product(&widen(x)?.multiply(factor)?.as_dtype(x.dtype())?)?,
                     factor => with_factor(x, factor.as_ref(), product)?,
                 }
             }

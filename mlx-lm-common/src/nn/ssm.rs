@@ -240,12 +240,12 @@ fn time_steps([dt, bias]: [&Array; 2], [least, most]: [f32; 2]) -> Result<[Array
 
 /// y + D x, in z's type.
 fn skipped([y, x, skip, z]: [&Array; 4]) -> Result<[Array; 1], Exception> {
-    Ok([y.add(x.multiply(skip)?)?.as_dtype(z.dtype())?])
+    Ok([y.add(widen(x)?.multiply(skip)?)?.as_dtype(z.dtype())?])
 }
 
 /// silu(z) · (y + D x), in z's type.
 fn skipped_and_gated([y, x, skip, z]: [&Array; 4]) -> Result<[Array; 1], Exception> {
-    let gated = silu(z)?.multiply(y.add(x.multiply(skip)?)?)?;
+    let gated = widen(&silu(z)?)?.multiply(y.add(widen(x)?.multiply(skip)?)?)?;
     Ok([gated.as_dtype(z.dtype())?])
 }
 

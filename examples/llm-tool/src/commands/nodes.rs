@@ -72,7 +72,9 @@ fn list_promotions(path: &Path, policy: &CachePolicy) -> Result<()> {
     terminal::print(&rows)?;
     match found.values().sum::<usize>() {
         0 => Ok(()),
-        n => Err(Error::Unsupported(format!("a step widens to float32 in {n} places that do not ask for it"))),
+        n => {
+            Err(Error::Unsupported(format!("a step widens to float32 in {n} places that do not ask for it")))
+        }
     }
 }
 

@@ -30,21 +30,34 @@ impl Checkpoint {
     }
 
     /// Multiplies the tensors for which `factors` gives some: a single one for all values, or one for each entry of the first
-    /// axis. Of packed weights the scales and biases are multiplied; name their `weight`.
+    /// axis. Of packed weights the scales and biases are multiplied, or the global scale; name their `weight`.
     ///
     /// # Errors
     /// [`Error::Tensor`] for another number of factors, for a tensor that holds no floats, and for packed weights without
-    /// biases, whose scales are powers of two.
+    /// biases or a global scale, whose scales have few bits.
     pub fn multiply(&mut self, factors: impl Fn(&str) -> Option<Vec<f32>>) -> Result<()> {
         for name in self.names(|_| true) {
             let Some(factors) = factors(&name) else { continue };
             let module = name.strip_suffix(".weight").unwrap_or(&name);
-            let [scales, biases] = ["scales", "biases"].map(|part| format!("{module}.{part}"));
+            let [scales, biases, global] =
+                ["scales", "biases", "global_scale"].map(|part| format!("{module}.{part}"));
             if !self.contains(&scales) {
                 self.multiply_one(&name, &factors)?;
             } else if self.contains(&biases) {
                 self.multiply_one(&scales, &factors)?;
                 self.multiply_one(&biases, &factors)?;
+            } else if let Some(scale) = self.take(&global) {
+                // One for all rows becomes one for each.
+                let shape =
+                    if factors.len() == 1 { scale.shape().to_vec() } else { vec![factors.len() as i32] };
+                let source = Source::new(&global, scale, 1);
+                let factors = Array::from_slice(&factors, &[factors.len() as i32]);
+                let to = shape.clone();
+                let compute = move |x: &[Array]| Ok(x[0].multiply(&factors)?.reshape(&to)?);
+                self.put(
+                    global,
+                    Tensor::Derived(Derived::new(vec![source], shape, Dtype::Float32, compute)),
+                )?;
             } else {
                 let why = format!(
                     "is packed without biases, not as {}; it cannot be multiplied",
