@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{cache, fixture, for_all, ids};
+use common::{cache, checkpoint, fixture, for_all, ids};
 use mlx_llm::{
     LoadOptions,
     common::{
@@ -17,7 +17,7 @@ use mlx_rs::{memory, transforms};
 use std::path::Path;
 
 fn without_weights(folder: &Path) -> mlx_llm::Result<LoadedModel> {
-    load_local(folder, &LoadOptions { without_weights: true, ..Default::default() })
+    load_local(&checkpoint(folder), &LoadOptions { without_weights: true, ..Default::default() })
 }
 
 /// What the layers remember of a token.

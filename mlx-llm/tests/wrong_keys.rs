@@ -14,12 +14,7 @@ fn errors_name_the_key() {
     let cases: [(&str, &str, Value, &[&str]); 34] = [
         ("bitnet", "hidden_act", json!("tanh"), &["hidden_act", "relu2"]),
         ("bitnet", "num_key_value_heads", json!(3), &["num_key_value_heads", "divisor of 4"]),
-        (
-            "bitnet",
-            "quantization_config",
-            json!({"quant_method": "gptq"}),
-            &["quant_method", "gptq", "bitnet"],
-        ),
+        ("bitnet", "quantization_config", json!({"quant_method": "hqq"}), &["quant_method", "hqq", "bitnet"]),
         ("deepseek_v2", "kv_lora_rank", json!(0), &["kv_lora_rank"]),
         ("deepseek_v2", "qk_nope_head_dim", json!(0), &["qk_nope_head_dim"]),
         ("deepseek_v2", "qk_rope_head_dim", json!(0), &["qk_rope_head_dim"]),

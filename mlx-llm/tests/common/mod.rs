@@ -47,12 +47,15 @@ pub fn load(folder: &Path, without_kernels: bool) -> LoadedModel {
     try_load(folder, without_kernels).unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
 }
 
-/// Loads a checkpoint, or the folder of a fixture, which may hold a GGUF file.
-fn try_load(checkpoint: &Path, without_kernels: bool) -> mlx_llm::Result<LoadedModel> {
-    let gguf = checkpoint.join("model.gguf");
-    let checkpoint = if gguf.exists() { &gguf } else { checkpoint };
+/// The model in the folder of a fixture: itself, or the GGUF file that it holds.
+pub fn checkpoint(folder: &Path) -> PathBuf {
+    let gguf = folder.join("model.gguf");
+    if gguf.exists() { gguf } else { folder.into() }
+}
+
+fn try_load(folder: &Path, without_kernels: bool) -> mlx_llm::Result<LoadedModel> {
     let options = LoadOptions { device: Some(Device::Cpu), without_kernels, ..Default::default() };
-    load_local(checkpoint, &options)
+    load_local(&checkpoint(folder), &options)
 }
 
 /// Whether a developer wants to hear of this fixture: `MLX_LM_ONLY=gemma3,qwen3 cargo test` names beginnings.

@@ -16,11 +16,12 @@ BitLinear.__call__ = multiply
 
 
 def divided(a):
-    """For the layer that divides by its scale."""
+    """The same model for the layer that divides by its scale."""
     model = build(a)
     for _, module in model.named_modules():
         if isinstance(module, BitLinear):
             module.invert_weight_scales = True
+            module.weight_scale = 1 / module.weight_scale
     settings = dict(a.config["quantization_config"], linear_class="bitlinear")
     return flat(model), {**a.config, "quantization_config": settings}, model
 
