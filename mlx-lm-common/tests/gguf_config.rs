@@ -186,7 +186,7 @@ fn bad_models() -> Vec<(&'static str, Builder, &'static str)> {
         ),
         ("eps negative", f32("attention.layer_norm_rms_epsilon", -1e-5), "found -9.99"),
         ("base infinite", f32("rope.freq_base", f32::INFINITY), "`llama.rope.freq_base`: found inf"),
-        ("experts", u32("expert_count", 8), "`llama.expert_count`: found 8"),
+        ("experts", u32("expert_count", 8), "`llama.expert_used_count`: found nothing"),
         (
             "enormous vocabulary, no tokens",
             model().u32("llama.vocab_size", u32::MAX),

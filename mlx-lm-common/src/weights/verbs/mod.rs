@@ -77,11 +77,12 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Tensor`](crate::Error::Tensor) if two tensors would have the same name.
     pub fn rename_module(&mut self, from: &str, to: &str) -> Result<()> {
-        let members = members(self, from);
-        if !members.is_empty() {
+        let found = members(self, from);
+        // Of what is missing, files would have the published name, unless they have the other one elsewhere.
+        if !found.is_empty() || members(self, to).is_empty() {
             self.aliases.module(from, to);
         }
-        for member in members {
+        for member in found {
             let new = member.of(to);
             if let Some(tensor) = self.take(&member.name) {
                 self.put(new, tensor)?;
