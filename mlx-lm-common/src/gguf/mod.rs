@@ -42,8 +42,8 @@ impl Gguf {
     /// the file, aligned and apart from the others.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::File`] for a damaged or foreign file, or a part that is missing or of another model, [`Error::Tensor`] for a tensor that cannot be where or
-    /// what it claims, [`Error::Config`] for a bad `general.alignment`.
+    /// [`Error::Io`](crate::Error::Io), [`Error::File`](crate::Error::File) for a damaged or foreign file, or a part that is missing or of another model, [`Error::Tensor`](crate::Error::Tensor) for a tensor that cannot be where or
+    /// what it claims, [`Error::Config`](crate::Error::Config) for a bad `general.alignment`.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
         let split::Part { source, metadata, infos } = split::open(path.as_ref())?;
         Ok(Gguf { source, metadata, infos })
@@ -65,8 +65,8 @@ impl Gguf {
     /// `"rope_scaling": {"rope_type": "freq_factors", "factors": [f_0, …]}` with `inv_freq_i = rope_theta^(-2i / head_dim) / f_i`.
     ///
     /// # Errors
-    /// [`Error::Config`] for an architecture that is not supported, or a key that is missing or implausible;
-    /// [`Error::Tensor`], [`Error::Shape`] or [`Error::MissingTensor`] where a tensor says what the metadata do not.
+    /// [`Error::Config`](crate::Error::Config) for an architecture that is not supported, or a key that is missing or implausible;
+    /// [`Error::Tensor`](crate::Error::Tensor), [`Error::Shape`](crate::Error::Shape) or [`Error::MissingTensor`](crate::Error::MissingTensor) where a tensor says what the metadata do not.
     pub fn config(&self) -> Result<serde_json::Value> {
         architectures::config(self)
     }
@@ -75,8 +75,8 @@ impl Gguf {
     /// architecture's table passes through. `rope_freqs.weight` is left out: it is part of [`Gguf::config`].
     ///
     /// # Errors
-    /// [`Error::Config`] for an architecture that is not supported, or bad head counts;
-    /// [`Error::Tensor`] for an element type without an equal in MLX or a name that occurs twice; [`Error::Shape`] for query
+    /// [`Error::Config`](crate::Error::Config) for an architecture that is not supported, or bad head counts;
+    /// [`Error::Tensor`](crate::Error::Tensor) for an element type without an equal in MLX or a name that occurs twice; [`Error::Shape`](crate::Error::Shape) for query
     /// or key projections that do not have the rows of their heads.
     pub fn tensors(&self) -> Result<Vec<GgufTensor>> {
         architectures::tensors(self)
@@ -86,7 +86,7 @@ impl Gguf {
     /// they are asked for.
     ///
     /// # Errors
-    /// As [`Gguf::tensors`], and [`Error::Config`] for metadata that the tensors cannot be brought into shape by.
+    /// As [`Gguf::tensors`], and [`Error::Config`](crate::Error::Config) for metadata that the tensors cannot be brought into shape by.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         architectures::checkpoint(self)
     }

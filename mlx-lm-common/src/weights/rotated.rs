@@ -197,7 +197,7 @@ impl Rotated {
         }
     }
 
-    /// x[rows] · W[ids]ᵀ of matrices x [.., 1, in] that are turned already, for a stack W [E, out, in]: [.., 1, out] for every one of
+    /// `x[rows] · W[ids]ᵀ` of matrices x [.., 1, in] that are turned already, for a stack W [E, out, in]: [.., 1, out] for every one of
     /// `ids` [..], float32. Without `rows` there is one of x for each, and `ids` ascend.
     pub fn gather(&self, turned: &Array, rows: Option<&Array>, ids: &Array) -> Result<Array> {
         match &self.values {

@@ -91,7 +91,7 @@ impl Codes<'_> {
 
 /// x · Wᵀ in float32, for floating-point x [.., K] and a single matrix: [.., N].
 ///
-/// With `to`, x[rows] · W[ids]ᵀ for a stack: matrix `ids[i]` gets the row `rows[i]` of x, or row i if there are no `rows`. Both are
+/// With `to`, `x[rows] · W[ids]ᵀ` for a stack: matrix `ids[i]` gets the row `rows[i]` of x, or row i if there are no `rows`. Both are
 /// integers of one shape [..], and the result is [.., 1, N].
 ///
 /// Errors: shapes or types that do not go together; at evaluation, numbers of rows or matrices that are not there.

@@ -1,6 +1,6 @@
 //! Writing JANG bundles, version 2: MLX's packed layout with a width for every module, which its name decides.
 //!
-//! A bundle is made from a checkpoint of floats as it was published. Names sort matrices into three [`Tier`]s, a [`Profile`] gives
+//! A bundle is made from a checkpoint of floats as it was published. Names sort matrices into three tiers, a [`Profile`] gives
 //! each tier a width, and modules get the names that they have where a model runs. Values are rounded to float16 before they are
 //! quantized; what is not quantized is float16 too. The rules are those of the package `jang` 2.5.50, and so are the results, but where
 //! it goes wrong:
