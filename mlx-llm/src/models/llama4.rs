@@ -5,19 +5,18 @@
 //! Where the two differ this is transformers: queries and keys are normalized with `rms_norm_eps`, in layers with RoPE only (mlx-lm
 //! takes 1e-6, or all layers), and `no_rope_layers`, `moe_layers`, `layer_types` count in either model.
 
-use super::gemma3::check_groups;
+use super::{gemma3::check_groups, mixtral::MixtralLayer};
 use mlx_lm_common::{
     Config, Error, Result,
-    cache::{AttentionSpec, CacheSpec, LayerCache, PositionScale},
+    cache::{AttentionSpec, CacheSpec, PositionScale},
     config::{RopeConfig, RopeKind, dim, epsilon, optional_dim},
-    model::{Decoder, Layer, Scales, load_layers},
+    model::{Decoder, Scales, load_layers},
     nn::{
         Activation, Attention, Embedding, ExpertsConfig, FeedForward, Form, Glu, Head, KeysValues, MlpConfig,
         MoeConfig, Norm, Rope, RouterConfig, Score, SharedConfig,
     },
     weights::{Checkpoint, Weights},
 };
-use mlx_rs::Array;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -138,25 +137,6 @@ impl Llama4Config {
     }
 }
 
-pub(super) struct Llama4Layer {
-    input_layernorm: Norm,
-    self_attn: Attention,
-    post_attention_layernorm: Norm,
-    feed_forward: FeedForward,
-    cache: CacheSpec,
-}
-
-impl Layer for Llama4Layer {
-    fn forward(&self, x: &Array, cache: &mut LayerCache) -> Result<Array> {
-        let h = self.self_attn.forward_add(&self.input_layernorm, x, cache)?;
-        self.feed_forward.forward_add(&self.post_attention_layernorm, &h)
-    }
-
-    fn cache(&self) -> CacheSpec {
-        self.cache.clone()
-    }
-}
-
 /// Experts are published as [E, in, out], gate and up in one.
 pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> {
     checkpoint.keep_text()?;
@@ -169,7 +149,7 @@ pub(super) fn remap(checkpoint: &mut Checkpoint, config: &Config) -> Result<()> 
     checkpoint.rename_module(&down, &down)
 }
 
-pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Llama4Layer>> {
+pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<MixtralLayer>> {
     // No chunks are not the same as no word of them.
     let chunks = if config.value.get("attention_chunk_size").is_some() { Value::Null } else { json!(8192) };
     let config = &config.with_defaults(json!({
@@ -210,7 +190,7 @@ pub(super) fn load(config: &Config, w: &Weights) -> Result<Decoder<Llama4Layer>>
     Ok(Decoder {
         embed: Embedding::load(&m.pp("embed_tokens"), c.vocab_size, dim)?,
         layers: load_layers(&m, c.num_hidden_layers, |i, w| {
-            Ok(Llama4Layer {
+            Ok(MixtralLayer {
                 input_layernorm: Norm::rms(&w.pp("input_layernorm"), dim, eps)?,
                 self_attn: attention(i, &w.pp("self_attn"))?,
                 post_attention_layernorm: Norm::rms(&w.pp("post_attention_layernorm"), dim, eps)?,

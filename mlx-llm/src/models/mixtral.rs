@@ -20,12 +20,13 @@ struct MixtralConfig {
     sliding_window: Option<i32>,
 }
 
+/// Attention, and then experts or one block, each after a norm.
 pub(super) struct MixtralLayer {
-    input_layernorm: Norm,
-    self_attn: Attention,
-    post_attention_layernorm: Norm,
-    feed_forward: FeedForward,
-    cache: CacheSpec,
+    pub(super) input_layernorm: Norm,
+    pub(super) self_attn: Attention,
+    pub(super) post_attention_layernorm: Norm,
+    pub(super) feed_forward: FeedForward,
+    pub(super) cache: CacheSpec,
 }
 
 impl Layer for MixtralLayer {

@@ -71,39 +71,35 @@ struct Store {
     packings: RefCell<BTreeMap<String, Packing>>,
 }
 
-impl Weights {
-    /// A view of all of `checkpoint`.
-    pub fn new(checkpoint: Checkpoint, backend: Backend, on_progress: Option<LoadProgress>) -> Weights {
-        let total = checkpoint.bytes();
-        let arena = Arena::new(checkpoint.memory_bytes(backend.compute));
-        Weights::of(Store {
-            checkpoint: RefCell::new(checkpoint),
-            arena,
-            backend,
-            total,
-            done: Cell::new(0),
-            on_progress,
-            is_zero: false,
-            shared: rotated::Shared::default(),
-            columns: RefCell::default(),
-            packings: RefCell::default(),
-        })
-    }
-
-    /// A view of the shapes of `checkpoint`: nothing is read, and zeros that take no memory stand in for the values.
-    pub fn zeros(checkpoint: Checkpoint, backend: Backend) -> Weights {
-        Weights::of(Store {
+impl Store {
+    /// One without an arena, whose tensors each take memory of their own.
+    fn new(checkpoint: Checkpoint, backend: Backend) -> Store {
+        Store {
             checkpoint: RefCell::new(checkpoint),
             arena: Arena::new(0),
             backend,
             total: 0,
             done: Cell::new(0),
             on_progress: None,
-            is_zero: true,
+            is_zero: false,
             shared: rotated::Shared::default(),
             columns: RefCell::default(),
             packings: RefCell::default(),
-        })
+        }
+    }
+}
+
+impl Weights {
+    /// A view of all of `checkpoint`.
+    pub fn new(checkpoint: Checkpoint, backend: Backend, on_progress: Option<LoadProgress>) -> Weights {
+        let total = checkpoint.bytes();
+        let arena = Arena::new(checkpoint.memory_bytes(backend.compute));
+        Weights::of(Store { arena, total, on_progress, ..Store::new(checkpoint, backend) })
+    }
+
+    /// A view of the shapes of `checkpoint`: nothing is read, and zeros that take no memory stand in for the values.
+    pub fn zeros(checkpoint: Checkpoint, backend: Backend) -> Weights {
+        Weights::of(Store { is_zero: true, ..Store::new(checkpoint, backend) })
     }
 
     /// A view whose tensors do not stay: each is in memory of its own, which goes with the array, in the types that are stored.
@@ -111,18 +107,7 @@ impl Weights {
         // None of it matters to matrices and tensors as they are stored.
         let backend =
             Backend { device: Device::Cpu, compute: Dtype::Float32, kernels: false, compile: false };
-        Weights::of(Store {
-            checkpoint: RefCell::new(checkpoint),
-            arena: Arena::new(0),
-            backend,
-            total: 0,
-            done: Cell::new(0),
-            on_progress: None,
-            is_zero: false,
-            shared: rotated::Shared::default(),
-            columns: RefCell::default(),
-            packings: RefCell::default(),
-        })
+        Weights::of(Store::new(checkpoint, backend))
     }
 
     fn of(store: Store) -> Weights {
@@ -168,9 +153,8 @@ impl Weights {
         self.has(name).then(|| self.tensor(name, shape)).transpose()
     }
 
-    /// The matrix `weight` of this view [.., out, in]: dense, or packed with its `scales`, `biases` and
-    /// `global_scale`. Everything comes in the
-    /// types that are stored, except that dense floats become `dense` if that is given. Of JANG bundles it may have turned rows.
+    /// The matrix `weight` of this view [.., out, in]: dense, or packed with its `scales`, `biases` and `global_scale`. Everything comes
+    /// in the types that are stored, except that dense floats become `dense` if that is given. Of JANG bundles it may have turned rows.
     pub fn matrix(&self, shape: &[i32], dense: Option<Dtype>) -> Result<Matrix> {
         let columns = shape.last().copied().unwrap_or_default();
         let (single, place) = {

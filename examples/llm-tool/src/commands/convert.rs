@@ -21,8 +21,9 @@ use std::path::{Path, PathBuf};
 
 /// Convert a model to a folder that MLX's tools load, quantized or not, or to a GGUF file
 ///
-/// The tensors of a folder are those that mlx_lm.convert writes; those of a GGUF file are those of llama.cpp's converter. Anything that loads can be converted: folders of Hugging Face and of MLX,
-/// GGUF files, JANG bundles, and what other toolkits have quantized. What is quantized stays as it is unless told otherwise.
+/// The tensors of a folder are those that mlx_lm.convert writes; those of a GGUF file are those of llama.cpp's converter. Anything that
+/// loads can be converted: folders of Hugging Face and of MLX, GGUF files, JANG bundles, and what other toolkits have quantized. What is
+/// quantized stays as it is unless told otherwise.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -133,13 +134,10 @@ pub(crate) fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
         !watch.interrupted()
     });
     bar.finish_and_clear();
-    let written = written.map_err(|e| match e {
-        Error::Cancelled => {
-            eprintln!("stopped; nothing was written");
-            Error::Cancelled
-        }
-        other => other,
-    })?;
+    if let Err(Error::Cancelled) = written {
+        eprintln!("stopped; nothing was written");
+    }
+    let written = written?;
     let bits = written.bits_per_weight();
     terminal::print(&format!(
         "{}: {}, {bits:.3} bits per weight\n",

@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
     bar.finish_and_clear();
 
     let measured = |name: &str, path: &Path, loaded: &LoadedModel, perplexity| -> Result<Measured> {
-        let bits_per_weight = bits_per_weight(path)?;
+        let bits_per_weight = bits_per_weight(path, loaded)?;
         Ok(Measured { name: name.into(), bytes: loaded.file_bytes, bits_per_weight, perplexity })
     };
     let own = measured(&arguments.model.model, &path, &loaded, found)?;

@@ -200,11 +200,10 @@ impl Info {
     }
 }
 
-/// Bits that each value of a model takes in its files.
-pub(crate) fn bits_per_weight(path: &Path) -> Result<f64> {
+/// Bits that each value of a loaded model takes in its files.
+pub(crate) fn bits_per_weight(path: &Path, loaded: &LoadedModel) -> Result<f64> {
     let (config, mut checkpoint) = weights::open(path)?;
     registry().get(&config.model_type)?.rewrite(&mut checkpoint, &config)?;
-    let loaded = load_local(path, &LoadOptions { without_weights: true, ..Default::default() })?;
     Ok(Tally::of(&checkpoint, &loaded.packings).total().bits_per_weight())
 }
 
