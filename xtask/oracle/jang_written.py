@@ -11,6 +11,7 @@ Needs jang, mlx 0.32.2 and mlx_lm 0.32.0.
 import contextlib
 import io
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -99,13 +100,20 @@ def stored(folder):
     return all
 
 
+def tagged(value):
+    """Floats that are not finite as mlx-lm and transformers write them; the package copies what Python's JSON has for them."""
+    if isinstance(value, list):
+        return [tagged(each) for each in value]
+    return {"__float__": "Infinity"} if value == math.inf else value
+
+
 def differing(ours, theirs, path=""):
     """The first place where two JSON values differ."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         if keys := ours.keys() ^ theirs.keys():
             return f"{path}: keys {sorted(keys)[:4]}"
         return next((found for key in ours if (found := differing(ours[key], theirs[key], f"{path}.{key}"))), None)
-    return None if ours == theirs else f"{path}: {ours} instead of {theirs}"
+    return None if ours == tagged(theirs) else f"{path}: {ours} instead of {theirs}"
 
 
 # What the package notes besides, of options that are not offered, or for one program.

@@ -287,13 +287,14 @@ fn stack(name: &str, tensors: Vec<(String, Tensor)>) -> Result<Tensor> {
     if let Some(stack) = plain.and_then(|plain| Stored::stack(&plain)) {
         return Ok(Tensor::Plain(stack));
     }
-    let mut kinds = tensors.iter().map(|(_, t)| (t.dtype(), t.shape().to_vec()));
-    let (Some((Some(dtype), shape)), Ok(count)) = (kinds.next(), i32::try_from(tensors.len())) else {
+    let kind = |t: &Tensor| (t.dtype(), t.shape().to_vec());
+    let Some((first, (Some(dtype), shape))) = tensors.first().map(|(first, t)| (first, kind(t))) else {
         return Err(Error::tensor(name, "its parts cannot be stacked"));
     };
-    if kinds.any(|kind| kind != (Some(dtype), shape.clone())) {
-        return Err(Error::tensor(name, "its parts differ in shape or type"));
+    if let Some((other, _)) = tensors.iter().find(|(_, t)| kind(t) != (Some(dtype), shape.clone())) {
+        return Err(Error::tensor(name, format!("its parts `{first}` and `{other}` differ in shape or type")));
     }
+    let count = i32::try_from(tensors.len()).map_err(|_| Error::tensor(name, "it has too many parts"))?;
     let inputs = tensors.into_iter().map(|(name, t)| Source::new(name, t, 1)).collect();
     let shape = [&[count], &shape[..]].concat();
     Ok(Tensor::Derived(Derived::new(inputs, shape, dtype, |parts| Ok(ops::stack(parts, 0)?))))

@@ -58,7 +58,9 @@ fn by_row((name, scale): &(String, Tensor), rows: Vec<i32>) -> Result<Tensor> {
 
 /// Tensors that follow one another along an axis, counted from the end.
 fn follow(name: &str, parts: Vec<(String, Tensor)>, from_last: usize) -> Result<Tensor> {
-    let differ = || Error::tensor(name, "cannot be joined: its parts differ in shape or type");
+    let names: Vec<_> = parts.iter().map(|(part, _)| format!("`{part}`")).collect();
+    let differ =
+        || Error::tensor(name, format!("cannot be joined: {} differ in shape or type", names.join(", ")));
     let kind = |t: &Tensor| Some((t.shape().len().checked_sub(from_last)?, t.dtype()?, t.shape().to_vec()));
     let kinds: Option<Vec<_>> = parts.iter().map(|(_, t)| kind(t)).collect();
     let Some([(axis, dtype, first), others @ ..]) = kinds.as_deref() else { return Err(differ()) };

@@ -7,7 +7,7 @@
 mod shard;
 
 use super::index::INDEX;
-use crate::{Error, Result, config::json::tagged_float};
+use crate::{Error, Result};
 use mlx_rs::Array;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -303,38 +303,15 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|e| Error::io(path, e))
 }
 
-/// JSON as Python writes it with `indent=4`, which has words for floats that are not finite.
+/// JSON as Python writes it with `indent=4`. Floats that are not finite stay `{"__float__": "Infinity"}`, as mlx-lm and transformers
+/// write them.
 fn indented(value: &Value) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    with_words(value)
+    value
         .serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))
         .map_err(|e| Error::Unsupported(format!("cannot write JSON: {e}")))?;
-    let mut text = String::from_utf8(bytes).map_err(|e| Error::Unsupported(e.to_string()))?;
-    for word in NOT_FINITE {
-        text = text.replace(&format!("\"{MARK}{word}\""), word);
-    }
-    Ok(text.into_bytes())
-}
-
-/// How Python writes floats that are not finite.
-const NOT_FINITE: [&str; 3] = ["Infinity", "-Infinity", "NaN"];
-
-/// Marks such a word among strings.
-const MARK: &str = "__float__:";
-
-/// The same with a marked word for every float that is not finite.
-fn with_words(value: &Value) -> Value {
-    match value {
-        Value::Array(all) => all.iter().map(with_words).collect(),
-        Value::Object(map) => match tagged_float(map) {
-            Some(f64::INFINITY) => format!("{MARK}Infinity").into(),
-            Some(f64::NEG_INFINITY) => format!("{MARK}-Infinity").into(),
-            Some(_) => format!("{MARK}NaN").into(),
-            None => map.iter().map(|(key, value)| (key.clone(), with_words(value))).collect(),
-        },
-        other => other.clone(),
-    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
