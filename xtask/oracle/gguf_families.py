@@ -8,7 +8,7 @@ from gguf_tiny import A, T, Base, family
 # ---- Llama and what is like it ---------------------------------------------------------------------
 
 
-@family("llama", "mistral")
+@family("llama", "mistral", "internlm3")
 class Llama(Base):
     """Rotary pairs lie side by side."""
 

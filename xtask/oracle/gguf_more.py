@@ -2,12 +2,12 @@
 import gguf
 import numpy as np
 from gguf_families import interleaved
-from gguf_tiny import A, Base, family
+from gguf_tiny import A, Base, T, family
 
 # ---- Latent attention ------------------------------------------------------------------------------
 
 
-@family("deepseek_v2", "deepseek_v3", "kimi_k2")
+@family("deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe_lite")
 class DeepSeek(Base):
     arch = A.DEEPSEEK2
 
@@ -196,3 +196,52 @@ class FalconH1(Mamba2):
             ends = np.cumsum([inner, inner, shared, shared])
             x = np.concatenate([part * m for part, m in zip(np.split(x, ends), c["ssm_multipliers"])])
         yield name, x
+
+
+@family("granitemoehybrid")
+class GraniteHybrid(Mamba2):
+    """Layers without keys have a mixer. Rows of queries and keys as in Llama, whether they are rotated or not."""
+
+    arch = A.GRANITE_HYBRID
+
+    def keys(self, w):
+        c = self.c
+        self.c = {k: v for k, v in c.items() if k != "num_key_value_heads"}
+        super().keys(w)
+        self.c = c
+        kinds = c["layer_types"]
+        w.add_head_count_kv([c["num_key_value_heads"] if kind == "attention" else 0 for kind in kinds])
+        w.add_rope_dimension_count(self.head_dim())
+        w.add_rope_scaling_finetuned(c["position_embedding_type"] == "rope")
+        w.add_vocab_size(c["vocab_size"])
+        w.add_attention_scale(c["attention_multiplier"])
+        w.add_embedding_scale(c["embedding_multiplier"])
+        w.add_residual_scale(c["residual_multiplier"])
+        w.add_logit_scale(c["logits_scaling"])
+        w.add_ssm_conv_kernel(c["mamba_d_conv"])
+        w.add_ssm_inner_size(c["mamba_n_heads"] * c["mamba_d_head"])
+        w.add_ssm_state_size(c["mamba_d_state"])
+        w.add_ssm_time_step_rank(c["mamba_n_heads"])
+        w.add_ssm_group_count(c["mamba_n_groups"])
+        if c["num_local_experts"]:
+            w.add_expert_shared_feed_forward_length(c["shared_intermediate_size"])
+
+    def tensors(self, name, x):
+        name, x = self.mixer(name, x, self.c["mamba_n_groups"])
+        heads, kv_heads = self.heads()
+        layer = int(name.split(".")[2]) if ".layers." in name else None
+        shared = (T.FFN_GATE_SHEXP, T.FFN_UP_SHEXP, T.FFN_DOWN_SHEXP)
+        dense = (T.FFN_GATE, T.FFN_UP, T.FFN_DOWN)
+        gate, up, down = shared if self.c["num_local_experts"] else dense
+        if name.endswith("q_proj.weight"):
+            yield name, interleaved(x, heads)
+        elif name.endswith("k_proj.weight"):
+            yield name, interleaved(x, kv_heads)
+        elif name.endswith("block_sparse_moe.input_linear.weight"):
+            yield from zip((self.name(T.FFN_GATE_EXP, layer), self.name(T.FFN_UP_EXP, layer)), np.split(x, 2, axis=-2))
+        elif name.endswith("shared_mlp.input_linear.weight"):
+            yield from zip((self.name(gate, layer), self.name(up, layer)), np.split(x, 2, axis=-2))
+        elif name.endswith("shared_mlp.output_linear.weight"):
+            yield self.name(down, layer), x
+        else:
+            yield name, x

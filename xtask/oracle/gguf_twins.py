@@ -49,6 +49,11 @@ MODELS = {
     "falcon_h1": ({}, [Q.Q8_0]),
     "granite": ({}, [Q.Q8_0]),
     "granitemoe": ({}, [Q.Q8_0]),
+    "granitemoehybrid": (dict(mamba_n_groups=1, time_step_limit=[0.0, float("inf")]), [Q.Q8_0]),
+    "granitemoehybrid_dense": (
+        dict(mamba_n_groups=1, time_step_limit=[0.0, float("inf")], intermediate_size=96), [Q.Q8_0]),
+    "glm4_moe_lite": ({}, [Q.Q8_0]),
+    "internlm3": (dict(rope_scaling=None), [Q.Q8_0]),
     "glm4": ({}, [Q.Q8_0]),
     "phi3": ({}, [Q.Q8_0]),
     "mixtral": ({}, [Q.Q8_0]),

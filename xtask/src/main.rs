@@ -16,10 +16,12 @@ mod fixtures;
 mod gguf;
 mod jang_written;
 mod llama_cpp;
+mod marked;
 mod models;
 mod mutate;
 mod process;
 mod python;
+mod quality;
 mod real;
 mod test;
 mod vocab;
@@ -77,6 +79,8 @@ enum Task {
     Jang,
     /// Compare perplexities and divergences with those of mlx-lm and numpy
     Eval,
+    /// Measure what each way of storing the demo model's weights costs (half an hour)
+    Quality(quality::Arguments),
     /// Load and run broken copies of small checkpoints of every format
     Mutate(mutate::Arguments),
     /// Compare tokenizers and chat templates with llama.cpp's vocabularies
@@ -99,6 +103,7 @@ fn main() -> ExitCode {
         Task::Jang => jang_written::run(),
         Task::Gguf(arguments) => gguf::run(&arguments),
         Task::Eval => eval::run(),
+        Task::Quality(arguments) => quality::run(&arguments),
         Task::Mutate(arguments) => mutate::run(&arguments),
         Task::Vocab => vocab::run(),
         Task::Models(arguments) => models::run(&arguments),

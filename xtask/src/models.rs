@@ -11,12 +11,12 @@ use serde_json::Value;
 
 use crate::{
     fixtures::generated,
+    marked::Marked,
     process::{LlmTool, Profile, output, workspace},
 };
 
-const FILE: &str = "README.md";
-const START: &str = "<!-- models: written by `cargo xtask models` -->";
-const END: &str = "<!-- end of models -->";
+/// The table, as other tasks name theirs.
+const TABLE: Marked = Marked { file: "README.md", name: "models", task: "cargo xtask models" };
 
 /// Options of `cargo xtask models`.
 #[derive(clap::Args)]
@@ -33,15 +33,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         serde_json::from_str(&text).context("`llm-tool models --json` did not print a list of objects")?;
     let types: Vec<&str> = models.iter().filter_map(|m| m.get("model_type")?.as_str()).collect();
     let fixtures = fixtures(&[workspace().join("fixtures"), generated()?])?;
-    let path = workspace().join(FILE);
-    let file = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let wanted = with_table(&file, &table(&types, &fixtures))?;
+    let table = table(&types, &fixtures);
     if !arguments.check {
-        return fs::write(&path, wanted).with_context(|| path.display().to_string());
+        return TABLE.write(&table);
     }
-    if file != wanted {
-        bail!("the table of models in {FILE} is out of date: run `cargo xtask models`");
-    }
+    TABLE.check(&table)?;
     let untested: Vec<_> = types.into_iter().filter(|t| !fixtures.contains_key(*t)).collect();
     if !untested.is_empty() {
         bail!("there is no fixture for {}: add it to xtask/oracle/archs", untested.join(", "));
@@ -81,13 +77,6 @@ fn fixtures(roots: &[PathBuf]) -> Result<BTreeMap<String, Tested>> {
     Ok(found)
 }
 
-/// The text with what is between the markers replaced.
-fn with_table(file: &str, table: &str) -> Result<String> {
-    let (before, rest) = file.split_once(START).with_context(|| format!("{FILE} has no line `{START}`"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("{FILE} has no line `{END}`"))?;
-    Ok(format!("{before}{START}\n{table}{END}{after}"))
-}
-
 /// A Markdown table with a row for each model type.
 fn table(types: &[&str], fixtures: &BTreeMap<String, Tested>) -> String {
     let list =
@@ -104,18 +93,14 @@ fn table(types: &[&str], fixtures: &BTreeMap<String, Tested>) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn only_the_table_between_the_markers_changes() {
+    fn a_model_without_fixtures_is_in_the_table() {
         let names = ["a", "a_wide"].map(String::from).into();
         let fixtures = BTreeMap::from([("a".into(), Tested { architectures: ["A".into()].into(), names })]);
         let table = table(&["a", "b"], &fixtures);
         let rows = "| `a` | `A` | `a`, `a_wide` |\n| `b` | - | - |\n";
         assert!(table.ends_with(&format!("---|\n{rows}")), "{table}");
-        let file = format!("before\n{START}\nold\n{END}\nafter\n");
-        assert_eq!(with_table(&file, &table).unwrap(), format!("before\n{START}\n{table}{END}\nafter\n"));
-        assert!(with_table("no markers", "").is_err());
     }
 }

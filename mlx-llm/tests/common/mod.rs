@@ -66,27 +66,32 @@ pub fn wanted(folder: &Path) -> bool {
 
 /// Runs `f` on every fixture, with and without kernels, and reports all that fail.
 pub fn for_all(f: impl Fn(&str, LoadedModel) -> Result<(), String>) {
-    for_each(fixtures(), f);
+    for_each(fixtures(), |_| &[false, true], f);
 }
 
-/// As [`for_all`], on one fixture of each model in float and one in 4 bits: other twins differ from them in how they are stored, which
-/// is no concern of caches.
+/// As [`for_all`], on one fixture of each model in float, and one in 4 bits with kernels: other twins differ from them in how they are
+/// stored, which is no concern of caches.
 pub fn for_all_models(f: impl Fn(&str, LoadedModel) -> Result<(), String>) {
-    let mut folders = fixtures();
-    folders.retain(|folder| {
-        let name = folder.file_name().unwrap().to_string_lossy();
-        name.split_once('-').is_none_or(|(_, twin)| twin == "4bit")
-    });
-    for_each(folders, f);
+    let ways = |name: &str| match name.split_once('-') {
+        None => &[false, true][..],
+        Some((_, "4bit")) => &[false],
+        Some(_) => &[],
+    };
+    for_each(fixtures(), ways, f);
 }
 
-fn for_each(folders: Vec<PathBuf>, f: impl Fn(&str, LoadedModel) -> Result<(), String>) {
+/// `ways` says of a fixture's name whether it is to be loaded with kernels, without them, or both.
+fn for_each(
+    folders: Vec<PathBuf>,
+    ways: impl Fn(&str) -> &'static [bool],
+    f: impl Fn(&str, LoadedModel) -> Result<(), String>,
+) {
     let mut failed = Vec::new();
     for folder in folders.into_iter().filter(|folder| wanted(folder)) {
-        for without_kernels in [false, true] {
-            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            let name = if without_kernels { format!("{name} without kernels") } else { name };
-            let loaded = try_load(&folder, without_kernels).map_err(|e| e.to_string());
+        let fixture = folder.file_name().unwrap().to_string_lossy().into_owned();
+        for without_kernels in ways(&fixture) {
+            let name = if *without_kernels { format!("{fixture} without kernels") } else { fixture.clone() };
+            let loaded = try_load(&folder, *without_kernels).map_err(|e| e.to_string());
             if let Err(why) = loaded.and_then(|loaded| f(&name, loaded)) {
                 failed.push(format!("{name}: {why}"));
             }

@@ -292,7 +292,10 @@ fn stack(name: &str, tensors: Vec<(String, Tensor)>) -> Result<Tensor> {
         return Err(Error::tensor(name, "its parts cannot be stacked"));
     };
     if let Some((other, _)) = tensors.iter().find(|(_, t)| kind(t) != (Some(dtype), shape.clone())) {
-        return Err(Error::tensor(name, format!("its parts `{first}` and `{other}` differ in shape or type")));
+        return Err(Error::tensor(
+            name,
+            format!("its parts `{first}` and `{other}` differ in shape or type"),
+        ));
     }
     let count = i32::try_from(tensors.len()).map_err(|_| Error::tensor(name, "it has too many parts"))?;
     let inputs = tensors.into_iter().map(|(name, t)| Source::new(name, t, 1)).collect();

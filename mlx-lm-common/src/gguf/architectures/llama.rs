@@ -103,6 +103,12 @@ fn granite(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
         common::no_experts(keys)?;
     }
     let mut config = with_heads(keys, model_type)?;
+    multipliers(keys, &mut config)?;
+    Ok(config)
+}
+
+/// Adds Granite's factors.
+pub(super) fn multipliers(keys: &Keys<'_>, config: &mut Value) -> Result<()> {
     let usual = config["head_dim"].as_f64().unwrap_or(1.0).powf(-0.5);
     // Zero stands for none.
     let scale = |name: &str| Ok::<_, Error>(keys.optional(name, finite)?.filter(|x| *x != 0.0));
@@ -113,7 +119,7 @@ fn granite(keys: &Keys<'_>, model_type: &str) -> Result<Value> {
         config[name] = decimal(scale(key)?.unwrap_or(1.0));
     }
     config["logits_scaling"] = decimal(keys.positive("logit_scale")?);
-    Ok(config)
+    Ok(())
 }
 
 fn granite_moe(keys: &Keys<'_>) -> Result<Value> {
@@ -136,8 +142,16 @@ fn bitnet(keys: &Keys<'_>) -> Result<Value> {
 /// Rows of queries and keys: converters interleave the halves of each head, because rotary pairs lie side by side in the file and
 /// half a head apart outside.
 pub(super) fn interleaved(keys: &Keys<'_>, info: &TensorInfo) -> Result<Option<Vec<u32>>> {
+    interleaved_heads(info, || Heads::whole(keys))
+}
+
+/// The same, of an architecture that tells its heads in another way.
+pub(super) fn interleaved_heads(
+    info: &TensorInfo,
+    heads: impl FnOnce() -> Result<Heads>,
+) -> Result<Option<Vec<u32>>> {
     let heads = match names::part(&info.name) {
-        "attn_q" | "attn_k" | "attn_qkv" => Heads::whole(keys)?,
+        "attn_q" | "attn_k" | "attn_qkv" => heads()?,
         _ => return Ok(None),
     };
     // Of each head of queries and keys, and the rows of values behind them.

@@ -1,9 +1,10 @@
-//! Nemotron-H and Falcon-H1: Mamba-2 beside attention.
+//! Nemotron-H, Falcon-H1 and Granite 4: Mamba-2 beside attention.
 
 use super::{
     Family,
     common::{self, Heads},
     keys::Keys,
+    llama,
     names::Names,
 };
 use crate::{Error, Result, weights::Checkpoint};
@@ -60,6 +61,27 @@ pub(super) const FALCON_H1: Family = Family {
     ],
     weights: mixers,
     ..Family::plain(falcon)
+};
+pub(super) const GRANITE_HYBRID: Family = Family {
+    order: |keys, info| llama::interleaved_heads(info, || granite_heads(keys)),
+    layer: &[
+        ("ssm_in", "mamba.in_proj"),
+        ("ssm_conv1d", "mamba.conv1d"),
+        ("=ssm_dt.bias", "mamba.dt_bias"),
+        ("=ssm_a", "mamba.A_log"),
+        ("=ssm_d", "mamba.D"),
+        ("ssm_norm", "mamba.norm"),
+        ("ssm_out", "mamba.out_proj"),
+        ("ffn_gate_inp", "block_sparse_moe.router.layer"),
+        ("ffn_gate_exps", "block_sparse_moe.switch_mlp.gate_proj"),
+        ("ffn_up_exps", "block_sparse_moe.switch_mlp.up_proj"),
+        ("ffn_down_exps", "block_sparse_moe.switch_mlp.down_proj"),
+        ("ffn_gate_shexp", "shared_mlp.gate_proj"),
+        ("ffn_up_shexp", "shared_mlp.up_proj"),
+        ("ffn_down_shexp", "shared_mlp.down_proj"),
+    ],
+    weights: mixers,
+    ..Family::plain(granite)
 };
 
 /// Decays are stored as they are used, and vectors as columns or in groups.
@@ -161,5 +183,45 @@ fn falcon(keys: &Keys<'_>) -> Result<Value> {
         let what = "biases, whose multipliers cannot be told from those of weights";
         return Err(Error::Unsupported(format!("a GGUF file of Falcon-H1 with {what}")));
     }
+    Ok(config)
+}
+
+/// Heads of those layers that attend.
+fn granite_heads(keys: &Keys<'_>) -> Result<Heads> {
+    const KEY: &str = "attention.head_count_kv";
+    let layers = common::layers(keys)? as usize;
+    let key = common::same(keys, KEY, &keys.each(KEY, layers)?)?;
+    Heads::of(keys, each_query(keys, layers)?, key.ok_or_else(|| keys.wanted(KEY, "a layer with attention"))?)
+}
+
+/// Layers without keys have a mixer. Positions are only in files that say so.
+fn granite(keys: &Keys<'_>) -> Result<Value> {
+    let heads = granite_heads(keys)?;
+    let mut config = common::base(keys, "granitemoehybrid")?;
+    let kind = |heads: &i32| if *heads == 0 { "mamba" } else { "attention" };
+    let key_heads = keys.each("attention.head_count_kv", common::layers(keys)? as usize)?;
+    config["layer_types"] = key_heads.iter().map(kind).collect();
+    common::attention(keys, &mut config, &heads);
+    common::rope(keys, &mut config, heads.rotated)?;
+    let rotates = keys.flag("rope.scaling.finetuned")?.unwrap_or(false);
+    config["position_embedding_type"] = if rotates { "rope" } else { "nope" }.into();
+    llama::multipliers(keys, &mut config)?;
+    common::feed_forward(keys, &mut config)?;
+    if keys.count("expert_count")? > 0 {
+        config["num_local_experts"] = keys.size("expert_count")?.into();
+        config["num_experts_per_tok"] = keys.size("expert_used_count")?.into();
+        config["shared_intermediate_size"] = keys.size("expert_shared_feed_forward_length")?.into();
+    }
+    let (count, dim) = mixer(keys)?;
+    // llama.cpp norms each group, the model all channels.
+    keys.only("ssm.group_count", 1)?;
+    config["mamba_n_groups"] = 1.into();
+    config["mamba_n_heads"] = count.into();
+    config["mamba_d_head"] = dim.into();
+    config["mamba_d_state"] = keys.size("ssm.state_size")?.into();
+    config["mamba_d_conv"] = keys.size("ssm.conv_kernel")?.into();
+    config["mamba_conv_bias"] = keys.in_layers("ssm_conv1d.bias").into();
+    config["mamba_proj_bias"] = keys.in_layers("ssm_in.bias").into();
+    config["time_step_limit"] = json!([0.0, { "__float__": "Infinity" }]);
     Ok(config)
 }

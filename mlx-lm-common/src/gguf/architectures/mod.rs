@@ -79,6 +79,7 @@ const TABLE: &[(&str, Family)] = &[
     ("glm4moe", others::GLM4_MOE),
     ("gpt-oss", gpt_oss::GPT_OSS),
     ("granite", llama::GRANITE),
+    ("granitehybrid", mamba::GRANITE_HYBRID),
     ("granitemoe", llama::GRANITE_MOE),
     ("lfm2", lfm2::LFM2),
     ("lfm2moe", lfm2::LFM2_MOE),

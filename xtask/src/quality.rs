@@ -1,0 +1,199 @@
+//! `cargo xtask quality`: what each way of storing the demo model's weights costs, as a table of `docs/quantization.md`.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process,
+};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::{
+    cache,
+    fetch::{self, Files, LLAMA_CPP},
+    marked::Marked,
+    process::{LlmTool, Profile, output},
+};
+
+const TABLE: Marked =
+    Marked { file: "docs/quantization.md", name: "quality", task: "cargo xtask quality --write" };
+
+/// English prose and code that is the same for everybody: llama.cpp's manuals.
+const TEXT: Files = Files {
+    package: &LLAMA_CPP,
+    root: "llama_cpp_python-0.3.36/vendor/llama.cpp/",
+    wanted: &["docs/*.md"],
+    folder: "text",
+};
+
+/// Options of `cargo xtask quality`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Put the table into docs/quantization.md
+    #[arg(long)]
+    write: bool,
+    /// How many pieces of the text are scored
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    num_samples: u32,
+    /// Tokens of a piece
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    sequence_length: u32,
+    /// Where to run: cpu or gpu
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Only rows whose name has this in it
+    #[arg(long, value_name = "TEXT", conflicts_with = "write")]
+    only: Option<String>,
+}
+
+/// A row of the table: its name, and how `llm-tool convert` makes it from the floats. None is made of the file as it is.
+struct Row {
+    name: String,
+    options: Option<Vec<String>>,
+}
+
+impl Row {
+    fn new(name: impl Into<String>, options: &[&str]) -> Row {
+        Row { name: name.into(), options: Some(options.iter().map(|option| option.to_string()).collect()) }
+    }
+}
+
+fn rows() -> Vec<Row> {
+    let mut rows = vec![
+        Row { name: "GGUF Q4_1, as published".into(), options: None },
+        Row::new("float16", &["--dtype=float16"]),
+        Row::new("bfloat16", &["--dtype=bfloat16"]),
+    ];
+    for bits in [8, 6, 5, 4, 3, 2] {
+        rows.push(Row::new(format!("{bits} bit"), &[&format!("--q-bits={bits}"), "--dtype=float16"]));
+    }
+    rows.push(Row::new("4 bit, groups of 32", &["--q-bits=4", "--q-group-size=32", "--dtype=float16"]));
+    for recipe in ["mixed_4_6", "mixed_3_6", "mixed_3_4", "mixed_2_6"] {
+        rows.push(Row::new(recipe, &[&format!("--quant-predicate={recipe}"), "--dtype=float16"]));
+    }
+    for mode in ["mxfp8", "mxfp4", "nvfp4"] {
+        rows.push(Row::new(mode, &[&format!("--q-mode={mode}"), "--dtype=float16"]));
+    }
+    let profiles =
+        ["6M", "6K", "5K", "4K", "4L", "4M", "4S", "3K", "3L", "3M", "3S", "2K", "2L", "2M", "2S", "1L"];
+    rows.extend(profiles.map(|profile| Row::new(format!("JANG_{profile}"), &["--jang", profile])));
+    rows
+}
+
+/// What `llm-tool eval --json` tells.
+#[derive(Deserialize)]
+struct Figures {
+    bits_per_weight: f64,
+    bytes: u64,
+    perplexity: f64,
+    perplexity_standard_error: f64,
+    kl_divergence: f64,
+    kl_divergence_standard_error: f64,
+    top1_agreement: f64,
+    top1_agreement_standard_error: f64,
+    against: Reference,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    bits_per_weight: f64,
+    bytes: u64,
+    perplexity: f64,
+    perplexity_standard_error: f64,
+}
+
+/// Converts, measures and prints, row by row.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let (demo, text) = (fetch::demo_model()?, text()?);
+    let tool = LlmTool::built(Profile::Release)?;
+    let folder = env::temp_dir().join(format!("mlx-lm-quality-{}", process::id()));
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let table = measure(arguments, &tool, &demo, &text, &folder);
+    cache::remove(&folder)?;
+    let table = table?;
+    if arguments.write { TABLE.write(&table) } else { Ok(()) }
+}
+
+/// The manuals, one after the other in order of their names.
+fn text() -> Result<String> {
+    let mut folders = vec![fetch::fetch(&TEXT)?.join("docs")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    files.iter().map(|path| fs::read_to_string(path).with_context(|| path.display().to_string())).collect()
+}
+
+fn measure(arguments: &Arguments, tool: &LlmTool, demo: &Path, text: &str, folder: &Path) -> Result<String> {
+    let (floats, text_file) = (folder.join("floats"), folder.join("text.md"));
+    fs::write(&text_file, text).with_context(|| text_file.display().to_string())?;
+    let convert = |source: &Path, out: &Path, options: &[String]| {
+        output(tool.command("convert").arg("--model").arg(source).arg("--out").arg(out).args(options))
+    };
+    convert(demo, &floats, &["--dequantize".into(), "--dtype=float32".into()])?;
+    let mut table = String::new();
+    for row in rows() {
+        if arguments.only.as_ref().is_some_and(|only| !row.name.contains(only.as_str())) {
+            continue;
+        }
+        let model = match &row.options {
+            None => demo.to_path_buf(),
+            Some(options) => {
+                let out: PathBuf = folder.join("model");
+                convert(&floats, &out, options).with_context(|| row.name.clone())?;
+                out
+            }
+        };
+        let mut eval = tool.command("eval");
+        eval.args(["--json", "--seed=0", "--batch-size=4", "--device", &arguments.device, "--dtype=float32"]);
+        eval.args(["--num-samples", &arguments.num_samples.to_string()]);
+        eval.args(["--sequence-length", &arguments.sequence_length.to_string()]);
+        eval.arg("--text").arg(&text_file).arg("--model").arg(&model).arg("--against").arg(&floats);
+        let told = output(&mut eval).with_context(|| row.name.clone())?;
+        if row.options.is_some() {
+            cache::remove(&model)?;
+        }
+        let figures: Figures = serde_json::from_str(&told).with_context(|| told.clone())?;
+        let lines = figures.lines(&row.name, table.is_empty());
+        print!("{lines}");
+        table += &lines;
+    }
+    Ok(table)
+}
+
+impl Figures {
+    /// A row of the table, after its head and the row of the floats if it is the first.
+    fn lines(&self, name: &str, is_first: bool) -> String {
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        let mut lines = String::new();
+        if is_first {
+            let r = &self.against;
+            lines += "| weights | bits a weight | MB | perplexity | KL divergence, nats | same likeliest token, % |\n";
+            lines += "|---|--:|--:|--:|--:|--:|\n";
+            lines += &format!(
+                "| float32 | {:.2} | {:.0} | {:.2} ± {:.2} | 0 | 100 |\n",
+                r.bits_per_weight,
+                megabytes(r.bytes),
+                r.perplexity,
+                r.perplexity_standard_error
+            );
+        }
+        lines += &format!(
+            "| {name} | {:.2} | {:.0} | {:.2} ± {:.2} | {:.4} ± {:.4} | {:.1} ± {:.1} |\n",
+            self.bits_per_weight,
+            megabytes(self.bytes),
+            self.perplexity,
+            self.perplexity_standard_error,
+            self.kl_divergence,
+            self.kl_divergence_standard_error,
+            self.top1_agreement * 100.0,
+            self.top1_agreement_standard_error * 100.0
+        );
+        lines
+    }
+}
