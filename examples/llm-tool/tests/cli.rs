@@ -264,6 +264,17 @@ fn info_lists_what_stays_packed() {
 }
 
 #[test]
+fn info_knows_codes_of_turned_rows() {
+    let Some(root) = std::env::var_os("MLX_LM_JANG_FIXTURES") else { return };
+    let bundle = Path::new(&root).join("qwen3_moe-tq2");
+    let info = stdout(&["info", "--model", bundle.to_str().unwrap(), "--device", "cpu", "--json"]);
+    let found = encodings(&serde_json::from_str(&info).unwrap());
+    let is_codes = |row: &String| row.ends_with(" x JANGTQ codes: packed, levels of turned rows");
+    assert!(found.iter().any(is_codes), "{found:?}");
+    assert!(!found.iter().any(|row| row.contains("uint")), "{found:?}");
+}
+
+#[test]
 fn info_knows_what_caches_take() {
     let model = fixture("llama_swa");
     let arguments = ["info", "--model", model.to_str().unwrap(), "--device", "cpu", "--json"];

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// What a packed matrix consists of, beside its bias.
-const PARTS: [&str; 4] = ["weight", "scales", "biases", "global_scale"];
+const PARTS: [&str; 5] = ["weight", "scales", "biases", "global_scale", "tq_bits"];
 
 /// Tensors that are stored alike.
 pub(super) struct Row {
@@ -44,7 +44,8 @@ pub(super) fn rows(
     let mut sums: BTreeMap<(String, Becomes), (u64, u64)> = BTreeMap::new();
     for (tensor_name, tensor) in checkpoint.iter() {
         let (module, part) = tensor_name.rsplit_once('.').unwrap_or(("", tensor_name));
-        let packing = packings.get(module).filter(|_| PARTS.contains(&part));
+        let is_part = PARTS.contains(&part);
+        let packing = packings.get(module).filter(|_| is_part);
         let row = match (checkpoint.encoding(tensor_name), packing) {
             (Some(encoding), _) => (encoding.stored.clone(), Becomes::Kept(encoding.kept.clone())),
             (None, Some(Packing { bits, group, mode })) => {
@@ -53,6 +54,9 @@ pub(super) fn rows(
                     _ => mode.name().into(),
                 };
                 (format!("MLX {code}, groups of {group}"), Becomes::Kept(Kept::Packed(code)))
+            }
+            (None, None) if is_part && checkpoint.contains(&format!("{module}.tq_bits")) => {
+                ("JANGTQ codes".into(), Becomes::Kept(Kept::Packed("levels of turned rows".into())))
             }
             (None, None) => {
                 let own = tensor.dtype().or(tensor.float_type()).unwrap_or(Dtype::Float32);
