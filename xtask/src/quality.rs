@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     cache,
@@ -47,21 +47,26 @@ pub(crate) struct Arguments {
     only: Option<String>,
 }
 
-/// A row of the table: its name, and how `llm-tool convert` makes it from the floats. None is made of the file as it is.
+/// A row of the table.
 struct Row {
     name: String,
+    /// How `llm-tool convert` makes it from the floats; the file as it is without.
     options: Option<Vec<String>>,
+    /// Whether the floats that codes stand for are run instead of the codes: the same logits, an hour sooner where MLX multiplies
+    /// codes one by one on a CPU.
+    as_floats: bool,
 }
 
 impl Row {
     fn new(name: impl Into<String>, options: &[&str]) -> Row {
-        Row { name: name.into(), options: Some(options.iter().map(|option| option.to_string()).collect()) }
+        let options = options.iter().map(|option| option.to_string()).collect();
+        Row { name: name.into(), options: Some(options), as_floats: false }
     }
 }
 
 fn rows() -> Vec<Row> {
     let mut rows = vec![
-        Row { name: "GGUF Q4_1, as published".into(), options: None },
+        Row { name: "GGUF Q4_1, as published".into(), options: None, as_floats: false },
         Row::new("float16", &["--dtype=float16"]),
         Row::new("bfloat16", &["--dtype=bfloat16"]),
     ];
@@ -73,18 +78,24 @@ fn rows() -> Vec<Row> {
         rows.push(Row::new(recipe, &[&format!("--quant-predicate={recipe}"), "--dtype=float16"]));
     }
     for mode in ["mxfp8", "mxfp4", "nvfp4"] {
-        rows.push(Row::new(mode, &[&format!("--q-mode={mode}"), "--dtype=float16"]));
+        let row = Row::new(mode, &[&format!("--q-mode={mode}"), "--dtype=float16"]);
+        rows.push(Row { as_floats: true, ..row });
     }
     let profiles = ["6M", "5K", "4K", "4M", "3K", "3L", "2K", "2L", "1L"];
     rows.extend(profiles.map(|profile| Row::new(format!("JANG_{profile}"), &["--jang", profile])));
     rows
 }
 
+/// What `llm-tool info --json` tells.
+#[derive(Deserialize)]
+struct Stored {
+    bits_per_weight: f64,
+    file_bytes: u64,
+}
+
 /// What `llm-tool eval --json` tells.
 #[derive(Deserialize)]
 struct Figures {
-    bits_per_weight: f64,
-    bytes: u64,
     perplexity: f64,
     perplexity_standard_error: f64,
     kl_divergence: f64,
@@ -148,51 +159,66 @@ fn measure(arguments: &Arguments, tool: &LlmTool, demo: &Path, text: &str, folde
                 out
             }
         };
+        let stored: Stored = parsed(&output(tool.command("info").arg("--json").arg("--model").arg(&model))?)?;
+        let run = folder.join("run");
+        if row.as_floats {
+            convert(&model, &run, &["--dequantize".into(), "--dtype=float32".into()])?;
+        }
         let mut eval = tool.command("eval");
         eval.args(["--json", "--seed=0", "--batch-size=4", "--device", &arguments.device, "--dtype=float32"]);
         eval.args(["--num-samples", &arguments.num_samples.to_string()]);
         eval.args(["--sequence-length", &arguments.sequence_length.to_string()]);
-        eval.arg("--text").arg(&text_file).arg("--model").arg(&model).arg("--against").arg(&floats);
-        let told = output(&mut eval).with_context(|| row.name.clone())?;
+        eval.arg("--text").arg(&text_file).arg("--model").arg(if row.as_floats { &run } else { &model });
+        let figures: Figures =
+            parsed(&output(eval.arg("--against").arg(&floats)).with_context(|| row.name.clone())?)?;
         if row.options.is_some() {
             cache::remove(&model)?;
         }
-        let figures: Figures = serde_json::from_str(&told).with_context(|| told.clone())?;
-        let lines = figures.lines(&row.name, table.is_empty());
+        if row.as_floats {
+            cache::remove(&run)?;
+        }
+        let mut lines = String::new();
+        if table.is_empty() {
+            lines += &figures.head();
+        }
+        lines += &figures.line(&row.name, &stored);
         print!("{lines}");
         table += &lines;
     }
     Ok(table)
 }
 
+fn parsed<T: DeserializeOwned>(json: &str) -> Result<T> {
+    serde_json::from_str(json).with_context(|| json.to_string())
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
 impl Figures {
-    /// A row of the table, after its head and the row of the floats if it is the first.
-    fn lines(&self, name: &str, is_first: bool) -> String {
-        let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        let mut lines = String::new();
-        if is_first {
-            let r = &self.against;
-            lines += "| weights | bits a weight | MB | perplexity | KL divergence, nats | same likeliest token, % |\n";
-            lines += "|---|--:|--:|--:|--:|--:|\n";
-            lines += &format!(
-                "| float32 | {:.2} | {:.0} | {:.2} ± {:.2} | 0 | 100 |\n",
-                r.bits_per_weight,
-                megabytes(r.bytes),
-                r.perplexity,
-                r.perplexity_standard_error
-            );
-        }
-        lines += &format!(
+    /// The head of the table, and the row of the floats.
+    fn head(&self) -> String {
+        let Reference { bits_per_weight, bytes, perplexity, perplexity_standard_error } = self.against;
+        format!(
+            "| weights | bits a weight | MB | perplexity | KL divergence, nats | same likeliest token, % |\n\
+             |---|--:|--:|--:|--:|--:|\n\
+             | float32 | {bits_per_weight:.2} | {:.0} | {perplexity:.2} ± {perplexity_standard_error:.2} | 0 | 100 |\n",
+            megabytes(bytes)
+        )
+    }
+
+    fn line(&self, name: &str, stored: &Stored) -> String {
+        format!(
             "| {name} | {:.2} | {:.0} | {:.2} ± {:.2} | {:.4} ± {:.4} | {:.1} ± {:.1} |\n",
-            self.bits_per_weight,
-            megabytes(self.bytes),
+            stored.bits_per_weight,
+            megabytes(stored.file_bytes),
             self.perplexity,
             self.perplexity_standard_error,
             self.kl_divergence,
             self.kl_divergence_standard_error,
             self.top1_agreement * 100.0,
             self.top1_agreement_standard_error * 100.0
-        );
-        lines
+        )
     }
 }
