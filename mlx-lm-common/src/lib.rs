@@ -16,6 +16,7 @@ pub mod nn;
 pub mod quantize;
 pub mod raw;
 mod tokenizer;
+pub mod tool;
 pub mod turboquant;
 pub mod weights;
 
