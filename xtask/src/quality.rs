@@ -81,7 +81,7 @@ fn rows() -> Vec<Row> {
         let row = Row::new(mode, &[&format!("--q-mode={mode}"), "--dtype=float16"]);
         rows.push(Row { as_floats: true, ..row });
     }
-    let profiles = ["6M", "5K", "4K", "4M", "3K", "3L", "2K", "2L", "1L"];
+    let profiles = ["6M", "4K", "4M", "3L", "2L"];
     rows.extend(profiles.map(|profile| Row::new(format!("JANG_{profile}"), &["--jang", profile])));
     rows
 }
