@@ -15,6 +15,7 @@ pub mod model;
 pub mod nn;
 pub mod quantize;
 pub mod raw;
+mod text;
 mod tokenizer;
 pub mod tool;
 pub mod turboquant;

@@ -2,6 +2,7 @@
 import gguf
 import numpy as np
 from gguf_families import interleaved
+from gguf_others import granite_multipliers
 from gguf_tiny import A, Base, T, family
 
 # ---- Latent attention ------------------------------------------------------------------------------
@@ -108,6 +109,13 @@ class Lfm2Moe(Lfm2):
 
 
 class Mamba2(Base):
+    def sizes(self, w, kernel, state, groups, heads, inner):
+        w.add_ssm_conv_kernel(kernel)
+        w.add_ssm_state_size(state)
+        w.add_ssm_group_count(groups)
+        w.add_ssm_inner_size(inner)
+        w.add_ssm_time_step_rank(heads)
+
     def mixer(self, name, x, groups):
         if "conv1d.weight" in name:
             x = x.squeeze()
@@ -139,11 +147,8 @@ class NemotronH(Mamba2):
         w.add_layer_norm_rms_eps(c["layer_norm_epsilon"])
         w.add_head_count_kv(listed(c["num_key_value_heads"], "*"))
         w.add_feed_forward_length(listed(width, "-E"))
-        w.add_ssm_conv_kernel(c["conv_kernel"])
-        w.add_ssm_state_size(c["ssm_state_size"])
-        w.add_ssm_group_count(c["n_groups"])
-        w.add_ssm_inner_size(c["mamba_num_heads"] * c["mamba_head_dim"])
-        w.add_ssm_time_step_rank(c["mamba_num_heads"])
+        heads = c["mamba_num_heads"]
+        self.sizes(w, c["conv_kernel"], c["ssm_state_size"], c["n_groups"], heads, heads * c["mamba_head_dim"])
         if "n_routed_experts" in c:
             w.add_expert_feed_forward_length(c["moe_intermediate_size"])
             w.add_expert_shared_feed_forward_length(c["moe_shared_expert_intermediate_size"])
@@ -174,11 +179,7 @@ class FalconH1(Mamba2):
         c = self.c
         super().keys(w)
         w.add_vocab_size(c["vocab_size"])
-        w.add_ssm_conv_kernel(c["mamba_d_conv"])
-        w.add_ssm_inner_size(c["mamba_d_ssm"])
-        w.add_ssm_state_size(c["mamba_d_state"])
-        w.add_ssm_time_step_rank(c["mamba_n_heads"])
-        w.add_ssm_group_count(c["mamba_n_groups"])
+        self.sizes(w, c["mamba_d_conv"], c["mamba_d_state"], c["mamba_n_groups"], c["mamba_n_heads"], c["mamba_d_ssm"])
 
     def tensors(self, name, x):
         c = self.c
@@ -214,15 +215,9 @@ class GraniteHybrid(Mamba2):
         w.add_rope_dimension_count(self.head_dim())
         w.add_rope_scaling_finetuned(c["position_embedding_type"] == "rope")
         w.add_vocab_size(c["vocab_size"])
-        w.add_attention_scale(c["attention_multiplier"])
-        w.add_embedding_scale(c["embedding_multiplier"])
-        w.add_residual_scale(c["residual_multiplier"])
-        w.add_logit_scale(c["logits_scaling"])
-        w.add_ssm_conv_kernel(c["mamba_d_conv"])
-        w.add_ssm_inner_size(c["mamba_n_heads"] * c["mamba_d_head"])
-        w.add_ssm_state_size(c["mamba_d_state"])
-        w.add_ssm_time_step_rank(c["mamba_n_heads"])
-        w.add_ssm_group_count(c["mamba_n_groups"])
+        granite_multipliers(w, c)
+        heads = c["mamba_n_heads"]
+        self.sizes(w, c["mamba_d_conv"], c["mamba_d_state"], c["mamba_n_groups"], heads, heads * c["mamba_d_head"])
         if c["num_local_experts"]:
             w.add_expert_shared_feed_forward_length(c["shared_intermediate_size"])
 

@@ -31,6 +31,13 @@ class Llama4(Llama):
             yield name, x
 
 
+def granite_multipliers(w, c):
+    w.add_attention_scale(c["attention_multiplier"])
+    w.add_embedding_scale(c["embedding_multiplier"])
+    w.add_residual_scale(c["residual_multiplier"])
+    w.add_logit_scale(c["logits_scaling"])
+
+
 @family("granite", "granitemoe")
 class Granite(Llama):
     arch = A.GRANITE
@@ -42,10 +49,7 @@ class Granite(Llama):
 
     def keys(self, w):
         super().keys(w)
-        w.add_attention_scale(self.c["attention_multiplier"])
-        w.add_embedding_scale(self.c["embedding_multiplier"])
-        w.add_residual_scale(self.c["residual_multiplier"])
-        w.add_logit_scale(self.c["logits_scaling"])
+        granite_multipliers(w, self.c)
 
     def tensors(self, name, x):
         layer = int(name.split(".")[2]) if ".layers." in name else None

@@ -1,5 +1,7 @@
 //! Texts that end a generation, wherever the borders of tokens fall.
 
+use crate::text::begun;
+
 /// Finds stop texts in a text that arrives in pieces.
 ///
 /// The match that *ends* first wins, since generation stops there; of those that end together, the longest. How the text was
@@ -48,11 +50,7 @@ impl StopMatcher {
 
     /// The length of the longest end of the held text that begins a stop.
     fn undecided(&self) -> usize {
-        let begins = |stop: &String| {
-            let longest = self.held.len().min(stop.len().saturating_sub(1));
-            (1..=longest).rev().find(|&n| stop.is_char_boundary(n) && self.held.ends_with(&stop[..n]))
-        };
-        self.stops.iter().filter_map(begins).max().unwrap_or(0)
+        self.stops.iter().map(|stop| begun(&self.held, stop)).max().unwrap_or(0)
     }
 }
 

@@ -53,8 +53,26 @@ impl<'a> Cursor<'a> {
         if text.starts_with(self.rest) {
             return Err(Fault::Unfinished);
         }
-        let found: String = self.rest.chars().take(12).collect();
-        malformed(format!("`{found}` instead of `{text}`"))
+        malformed(format!("`{}` instead of `{text}`", self.ahead()))
+    }
+
+    /// The beginning of what is left, for messages.
+    pub(super) fn ahead(&self) -> String {
+        self.rest.chars().take(12).collect()
+    }
+
+    /// The next character.
+    pub(super) fn peek(&self) -> Read<char> {
+        self.rest.chars().next().ok_or(Fault::Unfinished)
+    }
+
+    /// Goes past the next character if it is this one.
+    pub(super) fn eat_char(&mut self, c: char) -> Read<bool> {
+        let found = self.peek()? == c;
+        if found {
+            self.rest = &self.rest[c.len_utf8()..];
+        }
+        Ok(found)
     }
 
     /// What is before `end`, past which it goes.
@@ -78,7 +96,14 @@ impl<'a> Cursor<'a> {
         if self.rest.is_empty() {
             return Ok(());
         }
-        let found: String = self.rest.chars().take(12).collect();
-        malformed(format!("`{found}` after the call"))
+        malformed(format!("`{}` after the call", self.ahead()))
+    }
+}
+
+/// The name of a tool, which is one word.
+pub(super) fn tool_name(text: &str) -> Read<String> {
+    match text.trim() {
+        name if name.is_empty() || name.contains(char::is_whitespace) => malformed("it has no name"),
+        name => Ok(name.to_string()),
     }
 }

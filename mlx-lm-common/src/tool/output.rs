@@ -5,6 +5,7 @@ use super::{
     cursor::{Cursor, Fault, Read},
     format::{Act, Found, Marker, Reader, Section},
 };
+use crate::text::begun;
 
 /// A part of an output.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,7 +135,8 @@ impl OutputParser {
             Some((at, _)) => Next::Content(at),
             None if ended => Next::Content(self.held.len()),
             None => {
-                match self.held.len() - markers.iter().map(|m| begun(&self.held, m.tag)).max().unwrap_or(0) {
+                let undecided = markers.iter().map(|m| begun(&self.held, m.tag)).max().unwrap_or(0);
+                match self.held.len() - undecided {
                     0 => Next::Wait,
                     certain => Next::Content(certain),
                 }
@@ -241,10 +243,4 @@ fn closed(found: Found, cursor: &mut Cursor<'_>, close: Close, ended: bool) -> R
     }
     *cursor = after;
     Ok(found)
-}
-
-/// How many bytes at the end of `text` begin `tag`.
-fn begun(text: &str, tag: &str) -> usize {
-    let longest = text.len().min(tag.len().saturating_sub(1));
-    (1..=longest).rev().find(|&n| tag.is_char_boundary(n) && text.ends_with(&tag[..n])).unwrap_or(0)
 }

@@ -11,6 +11,9 @@ use crate::{Error, Result, weights::Checkpoint};
 use mlx_rs::ops;
 use serde_json::{Value, json};
 
+/// How many heads of keys layers have.
+const KEYS: &str = "attention.head_count_kv";
+
 const NEMOTRON: Names = &[
     ("attn_norm", "norm"),
     ("attn_q", "mixer.q_proj"),
@@ -46,13 +49,6 @@ pub(super) const NEMOTRON_H: Family = Family {
 pub(super) const FALCON_H1: Family = Family {
     top: &[("output_norm", "model.final_layernorm")],
     layer: &[
-        ("ssm_in", "mamba.in_proj"),
-        ("ssm_conv1d", "mamba.conv1d"),
-        ("=ssm_dt.bias", "mamba.dt_bias"),
-        ("=ssm_a", "mamba.A_log"),
-        ("=ssm_d", "mamba.D"),
-        ("ssm_norm", "mamba.norm"),
-        ("ssm_out", "mamba.out_proj"),
         ("=ffn_norm", "pre_ff_layernorm.weight"),
         ("ffn_norm", "pre_ff_layernorm"),
         ("ffn_gate", "feed_forward.gate_proj"),
@@ -65,13 +61,6 @@ pub(super) const FALCON_H1: Family = Family {
 pub(super) const GRANITE_HYBRID: Family = Family {
     order: |keys, info| llama::interleaved_heads(info, || granite_heads(keys)),
     layer: &[
-        ("ssm_in", "mamba.in_proj"),
-        ("ssm_conv1d", "mamba.conv1d"),
-        ("=ssm_dt.bias", "mamba.dt_bias"),
-        ("=ssm_a", "mamba.A_log"),
-        ("=ssm_d", "mamba.D"),
-        ("ssm_norm", "mamba.norm"),
-        ("ssm_out", "mamba.out_proj"),
         ("ffn_gate_inp", "block_sparse_moe.router.layer"),
         ("ffn_gate_exps", "block_sparse_moe.switch_mlp.gate_proj"),
         ("ffn_up_exps", "block_sparse_moe.switch_mlp.up_proj"),
@@ -110,9 +99,8 @@ fn mixer(keys: &Keys<'_>) -> Result<(i32, i32)> {
 }
 
 fn nemotron(keys: &Keys<'_>) -> Result<Value> {
-    let layers = common::layers(keys)? as usize;
-    let key_heads = keys.each("attention.head_count_kv", layers)?;
-    let widths = keys.each("feed_forward_length", layers)?;
+    let key_heads = key_heads(keys)?;
+    let widths = keys.each("feed_forward_length", key_heads.len())?;
     let experts = keys.count("expert_count")? > 0;
     let mut config = common::base(keys, "nemotron_h")?;
     let kind = |(heads, width): (&i32, &i32)| match (heads, width) {
@@ -131,8 +119,7 @@ fn nemotron(keys: &Keys<'_>) -> Result<Value> {
     config["conv_kernel"] = keys.size("ssm.conv_kernel")?.into();
     config["use_conv_bias"] = keys.in_layers("ssm_conv1d.bias").into();
     config["use_bias"] = common::has_bias(keys, &["ssm_in", "ssm_out"]).into();
-    if let Some(key) = common::same(keys, "attention.head_count_kv", &key_heads)? {
-        let heads = Heads::of(keys, each_query(keys, layers)?, key)?;
+    if let Some(heads) = attending(keys, &key_heads)? {
         common::attention(keys, &mut config, &heads);
     }
     config["mlp_bias"] = common::has_bias(keys, &["ffn_up", "ffn_down"]).into();
@@ -152,11 +139,35 @@ fn nemotron(keys: &Keys<'_>) -> Result<Value> {
     Ok(config)
 }
 
-/// Heads of queries, for all layers or for each.
-fn each_query(keys: &Keys<'_>, layers: usize) -> Result<i32> {
+/// The heads of those layers that attend; none if there are no such layers. Both numbers may be told for all layers or for each.
+fn attending(keys: &Keys<'_>, key_heads: &[i32]) -> Result<Option<Heads>> {
     const KEY: &str = "attention.head_count";
-    let heads = keys.each(KEY, layers)?;
-    common::same(keys, KEY, &heads)?.ok_or_else(|| keys.wanted(KEY, "a positive number of heads"))
+    let Some(key) = common::same(keys, KEYS, key_heads)? else { return Ok(None) };
+    let query = common::same(keys, KEY, &keys.each(KEY, key_heads.len())?)?;
+    Heads::of(keys, query.ok_or_else(|| keys.wanted(KEY, "a positive number of heads"))?, key).map(Some)
+}
+
+/// Heads of keys in each layer: none where there is a mixer.
+fn key_heads(keys: &Keys<'_>) -> Result<Vec<i32>> {
+    keys.each(KEYS, common::layers(keys)? as usize)
+}
+
+/// The heads of Granite's layers with attention, of which it has some.
+fn granite_heads(keys: &Keys<'_>) -> Result<Heads> {
+    attending(keys, &key_heads(keys)?)?.ok_or_else(|| keys.wanted(KEYS, "a layer with attention"))
+}
+
+/// Adds what Falcon-H1 and Granite have of a mixer.
+fn mamba(keys: &Keys<'_>, config: &mut Value) -> Result<()> {
+    let (count, dim) = mixer(keys)?;
+    config["mamba_n_heads"] = count.into();
+    config["mamba_d_head"] = dim.into();
+    config["mamba_d_state"] = keys.size("ssm.state_size")?.into();
+    config["mamba_n_groups"] = keys.size("ssm.group_count")?.into();
+    config["mamba_d_conv"] = keys.size("ssm.conv_kernel")?.into();
+    config["mamba_conv_bias"] = keys.in_layers("ssm_conv1d.bias").into();
+    config["mamba_proj_bias"] = keys.in_layers("ssm_in.bias").into();
+    Ok(())
 }
 
 /// All multipliers are in the weights.
@@ -167,15 +178,8 @@ fn falcon(keys: &Keys<'_>) -> Result<Value> {
     common::attention(keys, &mut config, &heads);
     common::rope(keys, &mut config, heads.rotated)?;
     common::feed_forward(keys, &mut config)?;
-    let (count, dim) = mixer(keys)?;
-    config["mamba_n_heads"] = count.into();
-    config["mamba_d_head"] = dim.into();
+    mamba(keys, &mut config)?;
     config["mamba_d_ssm"] = keys.size("ssm.inner_size")?.into();
-    config["mamba_d_state"] = keys.size("ssm.state_size")?.into();
-    config["mamba_n_groups"] = keys.size("ssm.group_count")?.into();
-    config["mamba_d_conv"] = keys.size("ssm.conv_kernel")?.into();
-    config["mamba_conv_bias"] = keys.in_layers("ssm_conv1d.bias").into();
-    config["mamba_proj_bias"] = keys.in_layers("ssm_in.bias").into();
     config["projectors_bias"] = keys.in_layers("ssm_out.bias").into();
     config["mamba_rms_norm"] = keys.in_layers("ssm_norm.weight").into();
     config["mamba_norm_before_gate"] = false.into();
@@ -186,21 +190,12 @@ fn falcon(keys: &Keys<'_>) -> Result<Value> {
     Ok(config)
 }
 
-/// Heads of those layers that attend.
-fn granite_heads(keys: &Keys<'_>) -> Result<Heads> {
-    const KEY: &str = "attention.head_count_kv";
-    let layers = common::layers(keys)? as usize;
-    let key = common::same(keys, KEY, &keys.each(KEY, layers)?)?;
-    Heads::of(keys, each_query(keys, layers)?, key.ok_or_else(|| keys.wanted(KEY, "a layer with attention"))?)
-}
-
 /// Layers without keys have a mixer. Positions are only in files that say so.
 fn granite(keys: &Keys<'_>) -> Result<Value> {
     let heads = granite_heads(keys)?;
     let mut config = common::base(keys, "granitemoehybrid")?;
     let kind = |heads: &i32| if *heads == 0 { "mamba" } else { "attention" };
-    let key_heads = keys.each("attention.head_count_kv", common::layers(keys)? as usize)?;
-    config["layer_types"] = key_heads.iter().map(kind).collect();
+    config["layer_types"] = key_heads(keys)?.iter().map(kind).collect();
     common::attention(keys, &mut config, &heads);
     common::rope(keys, &mut config, heads.rotated)?;
     let rotates = keys.flag("rope.scaling.finetuned")?.unwrap_or(false);
@@ -212,16 +207,9 @@ fn granite(keys: &Keys<'_>) -> Result<Value> {
         config["num_experts_per_tok"] = keys.size("expert_used_count")?.into();
         config["shared_intermediate_size"] = keys.size("expert_shared_feed_forward_length")?.into();
     }
-    let (count, dim) = mixer(keys)?;
     // llama.cpp norms each group, the model all channels.
     keys.only("ssm.group_count", 1)?;
-    config["mamba_n_groups"] = 1.into();
-    config["mamba_n_heads"] = count.into();
-    config["mamba_d_head"] = dim.into();
-    config["mamba_d_state"] = keys.size("ssm.state_size")?.into();
-    config["mamba_d_conv"] = keys.size("ssm.conv_kernel")?.into();
-    config["mamba_conv_bias"] = keys.in_layers("ssm_conv1d.bias").into();
-    config["mamba_proj_bias"] = keys.in_layers("ssm_in.bias").into();
+    mamba(keys, &mut config)?;
     config["time_step_limit"] = json!([0.0, { "__float__": "Infinity" }]);
     Ok(config)
 }

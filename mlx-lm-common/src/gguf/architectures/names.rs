@@ -31,6 +31,13 @@ const LAYER: Names = &[
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
+    ("ssm_in", "mamba.in_proj"),
+    ("ssm_conv1d", "mamba.conv1d"),
+    ("=ssm_dt.bias", "mamba.dt_bias"),
+    ("=ssm_a", "mamba.A_log"),
+    ("=ssm_d", "mamba.D"),
+    ("ssm_norm", "mamba.norm"),
+    ("ssm_out", "mamba.out_proj"),
 ];
 
 /// `blk.3.attn_q.weight` as ("3", "attn_q.weight").

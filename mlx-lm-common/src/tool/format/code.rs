@@ -5,82 +5,62 @@ use crate::tool::{
     ToolCall, ToolSpec,
     cursor::{Cursor, Fault, MAX_DEPTH, Read, malformed},
 };
-use serde_json::{Map, Number, Value};
-
-/// The next character.
-fn peek(cursor: &Cursor<'_>) -> Read<char> {
-    cursor.rest.chars().next().ok_or(Fault::Unfinished)
-}
+use serde_json::{Number, Value};
 
 /// A name of letters, digits and what names of tools have besides; it ends where something else begins.
 fn word<'a>(cursor: &mut Cursor<'a>, more: &[char]) -> Read<&'a str> {
     let name = cursor.take_while(|c| c.is_alphanumeric() || c == '_' || more.contains(&c));
     match (name, cursor.rest) {
         (_, "") => Err(Fault::Unfinished),
-        ("", rest) => {
-            malformed(format!("a name is missing before `{}`", rest.chars().take(12).collect::<String>()))
-        }
+        ("", _) => malformed(format!("a name is missing before `{}`", cursor.ahead())),
         _ => Ok(name),
     }
 }
 
 /// `[f(a='x', b=1), g()]` in Python's words, or calls in JSON.
-pub(super) fn python(cursor: &mut Cursor<'_>, tools: &[ToolSpec]) -> Read<Found> {
+pub(super) fn python(cursor: &mut Cursor<'_>, _: &[ToolSpec]) -> Read<Found> {
     cursor.skip_space();
-    let is_list = cursor.eat("[");
-    cursor.skip_space();
-    if peek(cursor)? == '{' {
-        let mut calls = Vec::new();
-        loop {
-            let Found::Calls(one) = json::list(cursor, tools)? else { return malformed("no call") };
-            calls.extend(one);
-            if !is_list || !next_item(cursor, ']')? {
-                return Ok(Found::Calls(calls));
-            }
-        }
-    }
-    let mut calls = Vec::new();
-    if is_list && cursor.eat("]") {
-        return Ok(Found::Calls(calls));
-    }
-    loop {
-        cursor.skip_space();
-        let name = word(cursor, &['.', '-'])?.to_string();
-        cursor.skip_space();
-        cursor.expect("(")?;
-        let mut arguments = Map::new();
-        cursor.skip_space();
-        if !cursor.eat(")") {
-            loop {
-                cursor.skip_space();
-                let key = word(cursor, &[])?.to_string();
-                cursor.skip_space();
-                cursor.expect("=")?;
-                arguments.insert(key, literal(cursor, MAX_DEPTH)?);
-                if !next_item(cursor, ')')? {
-                    break;
-                }
-            }
-        }
-        calls.push(ToolCall { id: None, name, arguments });
-        if !is_list || !next_item(cursor, ']')? {
-            return Ok(Found::Calls(calls));
-        }
-    }
+    let calls = match cursor.eat("[") {
+        true => items(cursor, ']', expression)?,
+        false => vec![expression(cursor)?],
+    };
+    Ok(Found::Calls(calls))
 }
 
-/// Whether another item follows; if not, goes past what ends the list. A comma may come before that.
-fn next_item(cursor: &mut Cursor<'_>, end: char) -> Read<bool> {
+/// A call.
+fn expression(cursor: &mut Cursor<'_>) -> Read<ToolCall> {
+    if cursor.peek()? == '{' {
+        return json::one(cursor);
+    }
+    let name = word(cursor, &['.', '-'])?.to_string();
     cursor.skip_space();
-    let comma = cursor.eat(",");
-    cursor.skip_space();
-    match peek(cursor)? {
-        c if c == end => {
-            cursor.rest = &cursor.rest[c.len_utf8()..];
-            Ok(false)
+    cursor.expect("(")?;
+    let arguments = items(cursor, ')', |cursor| {
+        let key = word(cursor, &[])?.to_string();
+        cursor.skip_space();
+        cursor.expect("=")?;
+        Ok((key, literal(cursor, MAX_DEPTH)?))
+    })?;
+    Ok(ToolCall { id: None, name, arguments: arguments.into_iter().collect() })
+}
+
+/// Items up to `end`, past which it goes. A comma may come before that.
+fn items<'a, T>(
+    cursor: &mut Cursor<'a>,
+    end: char,
+    mut item: impl FnMut(&mut Cursor<'a>) -> Read<T>,
+) -> Read<Vec<T>> {
+    let mut all = Vec::new();
+    loop {
+        cursor.skip_space();
+        if cursor.eat_char(end)? {
+            return Ok(all);
         }
-        _ if comma => Ok(true),
-        c => malformed(format!("`{c}` instead of `,` or `{end}`")),
+        all.push(item(cursor)?);
+        cursor.skip_space();
+        if !cursor.eat(",") && cursor.peek()? != end {
+            return malformed(format!("`{}` instead of `,` or `{end}`", cursor.peek()?));
+        }
     }
 }
 
@@ -88,7 +68,7 @@ fn next_item(cursor: &mut Cursor<'_>, end: char) -> Read<bool> {
 fn literal(cursor: &mut Cursor<'_>, depth: usize) -> Read<Value> {
     cursor.skip_space();
     let Some(depth) = depth.checked_sub(1) else { return malformed("values are nested too deeply") };
-    match peek(cursor)? {
+    match cursor.peek()? {
         quote @ ('\'' | '"') => {
             let mut text = quoted(cursor, quote)?;
             // Strings that follow one another are one.
@@ -105,41 +85,22 @@ fn literal(cursor: &mut Cursor<'_>, depth: usize) -> Read<Value> {
             }
         }
         open @ ('[' | '(') => {
+            cursor.eat_char(open)?;
             let end = if open == '[' { ']' } else { ')' };
-            cursor.rest = &cursor.rest[1..];
-            let mut all = Vec::new();
-            cursor.skip_space();
-            if peek(cursor)? == end {
-                cursor.rest = &cursor.rest[1..];
-                return Ok(all.into());
-            }
-            loop {
-                all.push(literal(cursor, depth)?);
-                if !next_item(cursor, end)? {
-                    return Ok(all.into());
-                }
-            }
+            Ok(items(cursor, end, |cursor| literal(cursor, depth))?.into())
         }
         '{' => {
-            cursor.rest = &cursor.rest[1..];
-            let mut map = Map::new();
-            cursor.skip_space();
-            if peek(cursor)? == '}' {
-                cursor.rest = &cursor.rest[1..];
-                return Ok(map.into());
-            }
-            loop {
+            cursor.eat_char('{')?;
+            let entries = items(cursor, '}', |cursor| {
                 let key = match literal(cursor, depth)? {
                     Value::String(key) => key,
                     other => other.to_string(),
                 };
                 cursor.skip_space();
                 cursor.expect(":")?;
-                map.insert(key, literal(cursor, depth)?);
-                if !next_item(cursor, '}')? {
-                    return Ok(map.into());
-                }
-            }
+                Ok((key, literal(cursor, depth)?))
+            })?;
+            Ok(Value::Object(entries.into_iter().collect()))
         }
         _ => bare(cursor),
     }
@@ -163,7 +124,7 @@ fn bare(cursor: &mut Cursor<'_>) -> Read<Value> {
                 .or_else(|| float(&digits))
                 .ok_or(Fault::Malformed(format!("`{text}` is no number")))
         }
-        "" => malformed(format!("`{}` is no value", peek(cursor)?)),
+        "" => malformed(format!("`{}` is no value", cursor.peek()?)),
         _ => malformed(format!("`{text}` is no value")),
     }
 }
@@ -244,44 +205,24 @@ fn marked(cursor: &mut Cursor<'_>, mark: &str, depth: usize) -> Read<Value> {
     if mark.starts_with(cursor.rest) {
         return Err(Fault::Unfinished);
     }
-    match peek(cursor)? {
+    match cursor.peek()? {
+        '[' => {
+            cursor.eat_char('[')?;
+            Ok(items(cursor, ']', |cursor| marked(cursor, mark, depth))?.into())
+        }
         '{' => {
-            cursor.rest = &cursor.rest[1..];
-            let mut map = Map::new();
-            cursor.skip_space();
-            if peek(cursor)? == '}' {
-                cursor.rest = &cursor.rest[1..];
-                return Ok(map.into());
-            }
-            loop {
-                cursor.skip_space();
+            cursor.eat_char('{')?;
+            let entries = items(cursor, '}', |cursor| {
                 let key = match cursor.eat(mark) {
-                    true => cursor.until(mark)?.to_string(),
+                    true => cursor.until(mark)?,
                     false if mark.starts_with(cursor.rest) => return Err(Fault::Unfinished),
-                    false => cursor.until(":").map(|key| key.trim().to_string())?,
+                    false => cursor.until(":")?.trim(),
                 };
                 cursor.skip_space();
                 cursor.eat(":");
-                map.insert(key, marked(cursor, mark, depth)?);
-                if !next_item(cursor, '}')? {
-                    return Ok(map.into());
-                }
-            }
-        }
-        '[' => {
-            cursor.rest = &cursor.rest[1..];
-            let mut all = Vec::new();
-            cursor.skip_space();
-            if peek(cursor)? == ']' {
-                cursor.rest = &cursor.rest[1..];
-                return Ok(all.into());
-            }
-            loop {
-                all.push(marked(cursor, mark, depth)?);
-                if !next_item(cursor, ']')? {
-                    return Ok(all.into());
-                }
-            }
+                Ok((key.to_string(), marked(cursor, mark, depth)?))
+            })?;
+            Ok(Value::Object(entries.into_iter().collect()))
         }
         '"' => json::value(cursor),
         _ => bare(cursor),

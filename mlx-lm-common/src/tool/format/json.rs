@@ -3,7 +3,7 @@
 use super::Found;
 use crate::tool::{
     ToolCall, ToolSpec,
-    cursor::{Cursor, Fault, Read, malformed},
+    cursor::{Cursor, Fault, Read, malformed, tool_name},
 };
 use serde_json::{Deserializer, Map, Value};
 
@@ -65,8 +65,8 @@ fn call(value: Value) -> Read<ToolCall> {
 }
 
 /// One call.
-pub(super) fn one(cursor: &mut Cursor<'_>) -> Read<Found> {
-    Ok(Found::Calls(vec![call(value(cursor)?)?]))
+pub(super) fn one(cursor: &mut Cursor<'_>) -> Read<ToolCall> {
+    call(value(cursor)?)
 }
 
 /// A list of calls, or one alone.
@@ -86,7 +86,7 @@ pub(super) fn bare(cursor: &mut Cursor<'_>, _: &[ToolSpec]) -> Read<Found> {
     if !cursor.rest.is_empty() && !cursor.rest.starts_with('{') {
         return malformed("it is no JSON object");
     }
-    one(cursor)
+    Ok(Found::Calls(vec![one(cursor)?]))
 }
 
 /// A list, or `name[CALL_ID]id[ARGS]{…}`, of which the id may be left out.
@@ -106,11 +106,8 @@ pub(super) fn mistral(cursor: &mut Cursor<'_>, tools: &[ToolSpec]) -> Read<Found
     let head = head.trim();
     let head = head.strip_suffix("[ARGS]").unwrap_or(head);
     let (name, id) = match head.split_once("[CALL_ID]") {
-        Some((name, id)) => (name.trim().to_string(), Some(id.trim().to_string())),
-        None => (head.to_string(), None),
+        Some((name, id)) => (name, Some(id.trim().to_string())),
+        None => (head, None),
     };
-    if name.is_empty() || name.contains(char::is_whitespace) {
-        return malformed("it has no name");
-    }
-    Ok(Found::Calls(vec![ToolCall { id, name, arguments: object(cursor)? }]))
+    Ok(Found::Calls(vec![ToolCall { id, name: tool_name(name)?, arguments: object(cursor)? }]))
 }

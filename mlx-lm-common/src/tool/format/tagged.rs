@@ -4,13 +4,13 @@ use super::{Found, json};
 use crate::tool::{
     ToolCall, ToolSpec,
     arguments::{schema, typed},
-    cursor::{Cursor, Fault, Read, malformed},
+    cursor::{Cursor, Fault, Read, malformed, tool_name},
 };
 use serde_json::{Map, Value};
 
-/// A name, before what ends it.
-fn name(cursor: &mut Cursor<'_>, end: &str) -> Read<String> {
-    let name = cursor.until(end)?.trim().trim_matches('"');
+/// A name, and the bracket behind it.
+fn name(cursor: &mut Cursor<'_>) -> Read<String> {
+    let name = cursor.until(">")?.trim().trim_matches('"');
     match name.is_empty() || name.contains(['<', '>', '\n']) {
         true => malformed("it has no name"),
         false => Ok(name.to_string()),
@@ -28,8 +28,8 @@ pub(super) fn function(cursor: &mut Cursor<'_>, tools: &[ToolSpec]) -> Read<Foun
         return json::list(cursor, tools);
     }
     cursor.expect("<function=")?;
-    let tool = name(cursor, ">")?;
-    let arguments = parameters(cursor, tools, &tool, ("<parameter=", ">"), "</parameter>", "</function>")?;
+    let tool = name(cursor)?;
+    let arguments = parameters(cursor, tools, &tool, "<parameter=", "</function>")?;
     Ok(Found::Calls(vec![ToolCall { id: None, name: tool, arguments }]))
 }
 
@@ -42,9 +42,8 @@ pub(super) fn invoke(cursor: &mut Cursor<'_>, tools: &[ToolSpec]) -> Read<Found>
             return Ok(Found::Calls(calls));
         }
         cursor.expect("<invoke name=")?;
-        let tool = name(cursor, ">")?;
-        let opening = ("<parameter name=", ">");
-        let arguments = parameters(cursor, tools, &tool, opening, "</parameter>", "</invoke>")?;
+        let tool = name(cursor)?;
+        let arguments = parameters(cursor, tools, &tool, "<parameter name=", "</invoke>")?;
         calls.push(ToolCall { id: None, name: tool, arguments });
     }
 }
@@ -54,8 +53,7 @@ fn parameters(
     cursor: &mut Cursor<'_>,
     tools: &[ToolSpec],
     tool: &str,
-    (open, opened): (&str, &str),
-    close: &str,
+    open: &str,
     end: &str,
 ) -> Read<Map<String, Value>> {
     let mut arguments = Map::new();
@@ -66,8 +64,8 @@ fn parameters(
             return Ok(arguments);
         }
         cursor.expect(open)?;
-        let key = name(cursor, opened)?;
-        let text = content(cursor, close, &[open, end])?;
+        let key = name(cursor)?;
+        let text = content(cursor, "</parameter>", &[open, end])?;
         // One line break on either side belongs to the tags.
         let text = text.strip_prefix('\n').unwrap_or(text);
         add(&mut arguments, tools, tool, &key, text.strip_suffix('\n').unwrap_or(text));
@@ -103,15 +101,13 @@ fn comes_next(cursor: &Cursor<'_>, tag: &str) -> Read<bool> {
 pub(super) fn glm(cursor: &mut Cursor<'_>, tools: &[ToolSpec]) -> Read<Found> {
     cursor.skip_space();
     if cursor.rest.starts_with('{') {
-        return json::one(cursor);
+        return Ok(Found::Calls(vec![json::one(cursor)?]));
     }
-    let tool = cursor.take_while(|c| c != '<').trim().to_string();
+    let tool = cursor.take_while(|c| c != '<');
     if cursor.rest.is_empty() {
         return Err(Fault::Unfinished);
     }
-    if tool.is_empty() || tool.contains(char::is_whitespace) {
-        return malformed("it has no name");
-    }
+    let tool = tool_name(tool)?;
     let mut arguments = Map::new();
     loop {
         cursor.skip_space();
@@ -131,27 +127,22 @@ pub(super) fn glm(cursor: &mut Cursor<'_>, tools: &[ToolSpec]) -> Read<Found> {
 pub(super) fn kimi(cursor: &mut Cursor<'_>, _: &[ToolSpec]) -> Read<Found> {
     let id = cursor.until("<|tool_call_argument_begin|>")?.trim().to_string();
     let name = id.strip_prefix("functions.").unwrap_or(&id);
-    let name = name.rsplit_once(':').map_or(name, |(name, _)| name).to_string();
-    if name.is_empty() || name.contains(char::is_whitespace) {
-        return malformed("it has no name");
-    }
+    let name = tool_name(name.rsplit_once(':').map_or(name, |(name, _)| name))?;
     Ok(Found::Calls(vec![ToolCall { arguments: json::object(cursor)?, id: Some(id), name }]))
 }
 
 /// `NAME<｜tool▁sep｜>{…}`, or `function<｜tool▁sep｜>NAME` and JSON in a fence.
 pub(super) fn deepseek(cursor: &mut Cursor<'_>, _: &[ToolSpec]) -> Read<Found> {
-    let first = cursor.until("<｜tool▁sep｜>")?.trim().to_string();
+    let first = cursor.until("<｜tool▁sep｜>")?;
     cursor.skip_space();
     if cursor.rest.is_empty() {
         return Err(Fault::Unfinished);
     }
     let (name, is_fenced) = match cursor.rest.starts_with('{') {
         true => (first, false),
-        false => (cursor.until("```json")?.trim().to_string(), true),
+        false => (cursor.until("```json")?, true),
     };
-    if name.is_empty() || name.contains(char::is_whitespace) {
-        return malformed("it has no name");
-    }
+    let name = tool_name(name)?;
     let arguments = json::object(cursor)?;
     if is_fenced {
         cursor.skip_space();

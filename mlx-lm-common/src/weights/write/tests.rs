@@ -159,10 +159,14 @@ fn names_stay_in_the_folder() {
 
 #[test]
 fn floats_that_are_not_finite_are_written_as_mlx_lm_writes_them() {
-    let value = crate::config::json::parse(br#"{"a": [0.0, Infinity], "b": {"c": NaN}}"#).unwrap();
+    let text = r#"{"a": [0.0, Infinity, -Infinity], "b": {"c": NaN}, "d": "Infinity"}"#;
+    let value = crate::config::json::parse(text.as_bytes()).unwrap();
     let written = indented(&value).unwrap();
-    let tagged = json!({ "a": [0.0, { "__float__": "Infinity" }], "b": { "c": { "__float__": "NaN" } } });
+    let tag = |word: &str| json!({ "__float__": word });
+    let tagged =
+        json!({ "a": [0.0, tag("Infinity"), tag("-Infinity")], "b": { "c": tag("NaN") }, "d": "Infinity" });
     assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), tagged);
+    assert_eq!(crate::config::json::parse(&written).unwrap(), value);
 }
 
 #[test]
